@@ -1,0 +1,88 @@
+"""Plain tables, as TOML and JSON have them, to configuration dataclasses and back: strictly, naming what is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Any, Literal, TypeVar
+
+from synthmed.errors import RecipeError, nearest
+
+T = TypeVar("T")
+
+
+def from_dict(cls: type[T], table: Mapping[str, Any], where: str) -> T:
+    """Build a configuration dataclass from plain values, strictly.
+
+    Raises:
+        RecipeError: An unknown key or a value of the wrong type; `where` says in what.
+    """
+    if not isinstance(table, Mapping):
+        raise RecipeError(f"{where} is {table!r}", "a section is wanted")
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in table.items():
+        if key not in hints:
+            raise RecipeError(f"unknown key in {where}: {key}", nearest(key, hints))
+        values[key] = _convert(hints[key], value, f"{where}: {key}")
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """Return `value` as the type of a field; integers pass for floats, nothing else is bent."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_dict(hint, value, where)
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise RecipeError(f"{where} is {value!r}", nearest(str(value), map(str, choices)))
+        return value
+    if origin is tuple:
+        item, *others = typing.get_args(hint)
+        if not isinstance(value, list | tuple):
+            raise RecipeError(f"{where} is {value!r}", "a list is wanted")
+        if Ellipsis not in others and len(value) != 1 + len(others):
+            raise RecipeError(f"{where} is {value!r}", f"{1 + len(others)} values are wanted")
+        return tuple(_convert(item, entry, where) for entry in value)
+    if origin is dict:
+        item = typing.get_args(hint)[1]
+        if not isinstance(value, Mapping):
+            raise RecipeError(f"{where} is {value!r}", "a table is wanted")
+        return {str(key): entry if item is Any else _convert(item, entry, where) for key, entry in value.items()}
+    if isinstance(hint, UnionType) and dataclasses.is_dataclass(typing.get_args(hint)[0]):
+        return from_dict(_class_of_build(typing.get_args(hint), value, where), value, where)
+    if isinstance(hint, UnionType):
+        for choice in typing.get_args(hint):
+            with contextlib.suppress(RecipeError):
+                return _convert(choice, value, where)
+        raise RecipeError(f"{where} is {value!r}", f"{hint} is wanted")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise RecipeError(f"{where} is {value!r}", f"{hint.__name__} is wanted")
+    return value
+
+
+def _class_of_build(classes: Sequence[type[T]], table: Any, where: str) -> type[T]:
+    """Return the one of several dataclasses that a table's `build` names; the first where there is no `build`."""
+    if not isinstance(table, Mapping) or "build" not in table:
+        return classes[0]
+    builds = {build: cls for cls in classes for build in typing.get_args(typing.get_type_hints(cls).get("build"))}
+    if (build := str(table["build"])) not in builds:
+        raise RecipeError(f"{where}: build is {build!r}", nearest(build, builds))
+    return builds[build]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a configuration as plain JSON values."""
+    return {key: _plain(value) for key, value in dataclasses.asdict(config).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return list(value) if isinstance(value, tuple) else value
