@@ -1,0 +1,1 @@
+"""The diffusion process: schedule, samplers, and the pipeline that joins them with the networks."""

@@ -1,0 +1,1 @@
+"""Medfusion's networks, under Medfusion's parameter names."""
