@@ -1,0 +1,1 @@
+"""From raw releases to shards, and from shards to batches."""
