@@ -1,0 +1,146 @@
+"""Statistics of scores: AUROC and its bootstrap intervals, resampled by patient.
+
+Pure functions of NumPy arrays; imports nothing of the package but errors. Shapes: N images, K classes, S repeated
+trainings ("seeds"), R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.uint16]
+
+NUM_RESAMPLES = 2000
+LEVEL = 0.95
+BLOCK_VALUES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and sample standard deviation of repeated measurements."""
+
+    mean: float
+    std: float | None
+    """`None` for a single measurement."""
+
+
+def summarise(values: ArrayLike) -> Summary:
+    """Return mean and spread of the results of repeated trainings."""
+    array = np.asarray(values, dtype=np.float64)
+    return Summary(float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else None)
+
+
+def interval(resampled: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of a statistic's resampled values [R].
+
+    NaN marks a resample without a value, e.g. an AUROC where only one class was drawn; those do not count.
+    """
+    array = np.asarray(resampled, dtype=np.float64)
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(array, (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def resample_weights(groups: Sequence[str], num_resamples: int, generator: np.random.Generator) -> Counts:
+    """Return how often each image occurs in each bootstrap resample: [R, N].
+
+    Whole groups (patients) are drawn with replacement, because the images of one patient are not independent. An
+    empty name is an image that belongs to no group.
+    """
+    unique = [group or f"\0{number}" for number, group in enumerate(groups)]
+    _, membership = np.unique(unique, return_inverse=True)
+    count = int(membership.max()) + 1
+    times_drawn = generator.multinomial(count, np.full(count, 1 / count), size=num_resamples)
+    weights: Counts = times_drawn.astype(np.uint16)[:, membership]
+    return weights
+
+
+def weighted_auroc(scores: ArrayLike, positive: ArrayLike, weights: ArrayLike) -> Floats:
+    """Return the AUROC of one set of scores under many weightings of its images.
+
+    The probability that a random positive image scores above a random negative one, ties counting one half
+    (Mann-Whitney). One sort serves all weightings.
+
+    Args:
+        scores: [N], higher means more positive.
+        positive: [N] bool.
+        weights: [R, N], not negative.
+
+    Returns:
+        [R]; NaN where the weight of positives or of negatives is zero.
+    """
+    order = np.argsort(np.asarray(scores), kind="stable")
+    ranked, is_positive = np.asarray(scores)[order], np.asarray(positive, dtype=bool)[order]
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+    columns = np.atleast_2d(np.asarray(weights))[:, order]
+    # In blocks, so that the sums of thousands of resamples of a large test set do not stand in memory at once.
+    rows = max(1, BLOCK_VALUES // len(order))
+    blocks = [columns[start : start + rows] for start in range(0, len(columns), rows)]
+    return np.concatenate([_auroc_of_sorted(block.astype(np.float64), is_positive, starts) for block in blocks])
+
+
+def _auroc_of_sorted(weights: Floats, positive: NDArray[np.bool_], starts: NDArray[np.intp]) -> Floats:
+    """Return AUROCs of images sorted by score; `starts` are the first positions of runs of equal scores."""
+    positives = np.add.reduceat(weights * positive, starts, axis=1)
+    negatives = np.add.reduceat(weights * ~positive, starts, axis=1)
+    negatives_below = np.cumsum(negatives, axis=1) - negatives
+    won = (positives * (negatives_below + negatives / 2)).sum(axis=1)
+    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+    result: Floats = np.divide(won, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+    return result
+
+
+def bootstrap_auroc(probabilities: ArrayLike, labels: ArrayLike, positive: int, weights: ArrayLike) -> Floats:
+    """Return the AUROC of each training under each resample of the test images: [S, R].
+
+    All trainings see the same resamples, so that means and differences over them can be taken resample by resample.
+
+    Args:
+        probabilities: [S, N, K].
+        labels: [N] int.
+        positive: Positive class of two; with more classes not used: the mean of one-against-rest AUROCs is taken.
+        weights: [R, N] of `resample_weights`.
+    """
+    stacked, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    classes = [positive] if stacked.shape[2] == 2 else range(stacked.shape[2])
+    return np.stack(
+        [
+            np.mean([weighted_auroc(scores[:, label], truth == label, weights) for label in classes], axis=0)
+            for scores in stacked
+        ]
+    )
+
+
+def roc_curve(scores: ArrayLike, positive: ArrayLike) -> tuple[Floats, Floats]:
+    """Return false and true positive rates over all thresholds, from (0, 0) to (1, 1)."""
+    values, is_positive = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
+    order = np.argsort(-values, kind="stable")
+    # Images with equal scores pass a threshold together: only the last of a tie is a point of the curve.
+    last_of_tie = np.r_[values[order][1:] != values[order][:-1], True]
+    true_positives = np.cumsum(is_positive[order])[last_of_tie]
+    false_positives = np.cumsum(~is_positive[order])[last_of_tie]
+    return np.r_[0, false_positives / (~is_positive).sum()], np.r_[0, true_positives / is_positive.sum()]
+
+
+def mean_roc_curve(
+    probabilities: ArrayLike, labels: ArrayLike, positive: int, points: int = 201
+) -> tuple[Floats, Floats]:
+    """Return the ROC curve averaged over trainings (and classes, if more than two) at equal false positive rates.
+
+    Args:
+        probabilities: [S, N, K].
+        labels: [N] int.
+        positive: Positive class of two.
+        points: Number of false positive rates.
+    """
+    stacked, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    classes = [positive] if stacked.shape[2] == 2 else range(stacked.shape[2])
+    grid = np.linspace(0, 1, points)
+    curves = [roc_curve(scores[:, label], truth == label) for scores in stacked for label in classes]
+    mean = np.mean([np.interp(grid, *curve) for curve in curves], axis=0)
+    return np.r_[0, grid], np.r_[0, mean]
