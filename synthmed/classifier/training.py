@@ -1,0 +1,150 @@
+"""Training one timm classifier, and what it says about the test images.
+
+No model is selected: the last weights are tested, and neither the validation nor the test split has a part in training.
+
+images: uint8 [N, 3, H, W], inside as float32 normalised with ImageNet's mean and standard deviation, which pretrained
+networks expect; logits: [N, K].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from synthmed import device as devices
+from synthmed.classifier.augmentation import augment
+from synthmed.classifier.batches import ImageSource
+from synthmed.classifier.config import ClassifierConfig
+from synthmed.classifier.networks import build_network
+from synthmed.data.loading import to_float
+from synthmed.errors import TrainingError
+from synthmed.seeds import derive_seed, torch_generator
+from synthmed.training.loop import warmup_cosine
+
+# ImageNet's mean and standard deviation are given for [0, 1]; ours is [-1, 1].
+IMAGENET_MEAN = 2 * torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1) - 1
+IMAGENET_STD = 2 * torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+WARMUP_SHARE = 0.1
+TEST_BATCH_SIZE = 128
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and in which number type a training runs."""
+
+    device: torch.device
+    dtype: torch.dtype
+    """Of matrix products and convolutions in training; testing is always in float32."""
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Return images in [-1, 1] as a network wants them, channels last in memory."""
+    mean, std = IMAGENET_MEAN.to(images.device), IMAGENET_STD.to(images.device)
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def learning_rate(step: int, config: ClassifierConfig) -> float:
+    """Return the learning rate of a step: a linear warm-up, then half a cosine down to zero."""
+    return warmup_cosine(step, config.lr, max(1, round(WARMUP_SHARE * config.steps)), config.steps)
+
+
+def make_optimizer(network: nn.Module, config: ClassifierConfig) -> torch.optim.AdamW:
+    """Return AdamW with weight decay on matrices and kernels, none on biases and norms."""
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in network.parameters() if parameter.ndim > 1]},
+        {"params": [parameter for parameter in network.parameters() if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+
+
+def train_network(
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    num_classes: int,
+    config: ClassifierConfig,
+    arm: str,
+    repetition: int,
+    placement: Placement,
+    initial: Mapping[str, Tensor] | None = None,
+    on_step: Callable[[], None] = lambda: None,
+) -> tuple[nn.Module, float]:
+    """Train one classifier.
+
+    Args:
+        batches: `config.steps` batches of images (uint8) and labels.
+        num_classes: K.
+        config: Settings.
+        arm: Goes into the seeds of augmentation.
+        repetition: Number of the training among those of its arm; it starts from the same
+            weights in each arm.
+        placement: Device and number type.
+        initial: Weights to start from instead of random ones, without those of the head.
+        on_step: Called after each step.
+
+    Returns:
+        The network, and the mean loss of the last tenth of the steps.
+
+    Raises:
+        TrainingError: The loss is not finite.
+    """
+    device = placement.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        # Initial weights, dropout and stochastic depth draw from torch's global generator.
+        torch.manual_seed(derive_seed(config.seed, "classifier", repetition))
+        network = build_network(config.model, num_classes, initial).to(memory_format=torch.channels_last).to(device)
+        optimizer = make_optimizer(network, config)
+        losses = []
+        for step, (images, labels) in enumerate(batches):
+            generator = torch_generator(config.seed, "classifier", arm, repetition, step)
+            shown = augment(to_float(images.to(device)), generator, flips=config.flips, light=config.augment)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, config)
+            losses.append(_train_step(network, optimizer, shown, labels.to(device), placement, step))
+            on_step()
+    return network, float(np.mean(losses[-max(1, len(losses) // 10) :]))
+
+
+def _train_step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    placement: Placement,
+    step: int,
+) -> float:
+    network.train()
+    with devices.autocast(placement.device, placement.dtype):
+        logits = network(normalise(images))
+    loss = F.cross_entropy(logits.float(), labels)
+    if not math.isfinite(value := loss.item()):
+        raise TrainingError(
+            f"the classifier's loss is {value} at step {step}", "try a smaller --lr, or --precision fp32"
+        )
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return value
+
+
+@torch.inference_mode()
+def predict(network: nn.Module, images: ImageSource, device: torch.device) -> NDArray[np.float64]:
+    """Return the probability of each class for each image: [N, K], in float32 arithmetic."""
+    network.eval()
+    parts = []
+    for numbers in _slices(len(images.labels), TEST_BATCH_SIZE):
+        logits = network(normalise(to_float(images.load(numbers).to(device))))
+        parts.append(logits.double().softmax(dim=1).cpu().numpy())
+    probabilities: NDArray[Any] = np.concatenate(parts)
+    return probabilities
+
+
+def _slices(count: int, size: int) -> Iterable[Sequence[int]]:
+    return (range(start, min(start + size, count)) for start in range(0, count, size))
