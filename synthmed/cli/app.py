@@ -1,0 +1,108 @@
+"""The `synthmed` program: its commands, and how a failure becomes one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+from types import FrameType
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+import synthmed
+from synthmed.cli import demo, evaluate, generate, library, regenerate, shards, train, train_classifier
+from synthmed.cli.prepare import prepare_app
+from synthmed.errors import Interrupted, SynthmedError
+from synthmed.progress import printable
+
+app = typer.Typer(
+    name="synthmed",
+    help="Synthetic medical images: train Medfusion models, make class-balanced shards, measure what they are worth.",
+    epilog="Exit codes: 0 done, 1 bug, 2 usage, 3 bad input, 4 device or disk, 5 incomplete, 130/143 interrupted. "
+    "SYNTHMED_HOME names the folder of registered models, SYNTHMED_DEBUG=1 shows the trace of an error.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+app.add_typer(prepare_app, name="prepare")
+app.command("train-autoencoder")(train.train_autoencoder)
+app.command("train-diffusion")(train.train_diffusion)
+app.command("generate")(generate.generate)
+app.command("regenerate")(regenerate.regenerate)
+app.command("inspect")(shards.inspect)
+app.command("verify")(shards.verify)
+app.command("pack")(shards.pack)
+app.command("unpack")(shards.unpack)
+app.command("train-classifier")(train_classifier.train_classifier)
+app.command("evaluate-autoencoder")(evaluate.evaluate_autoencoder)
+app.command("demo")(demo.demo)
+app.add_typer(library.recipes, name="recipes")
+app.add_typer(library.checkpoints, name="checkpoints")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"synthmed {synthmed.__version__}\n")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def synthmed_command(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
+
+
+def main() -> None:
+    """Run the program and exit with one of the documented codes."""
+    signal.signal(signal.SIGTERM, _raise_interrupted)
+    signal.signal(signal.SIGINT, _raise_interrupted)
+    try:
+        code = app(prog_name="synthmed", standalone_mode=False)
+        sys.stdout.flush()
+    except SynthmedError as error:
+        if os.environ.get("SYNTHMED_DEBUG") == "1":
+            raise
+        _fail(str(error), error.exit_code)
+    except TyperException as error:
+        _fail(f"{error.format_message().rstrip('.')} (see {_help_command()})", error.exit_code)
+    except (BrokenPipeError, SystemExit) as end:
+        # Typer turns a broken pipe into SystemExit(1), whatever pipe it was.
+        cause = end if isinstance(end, BrokenPipeError) else end.__context__
+        if not isinstance(cause, BrokenPipeError):
+            raise
+        if not _reader_has_gone():
+            raise cause from None
+        # E.g. `| head`: end quietly, also at the flush on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _reader_has_gone() -> bool:
+    """Say whether nobody reads our stdout any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _raise_interrupted(number: int, _frame: FrameType | None) -> None:
+    raise Interrupted(number, "finished files are whole; run the same command again to go on")
+
+
+def _fail(message: str, code: int) -> None:
+    # One line whatever the message holds: scripts read stderr line by line.
+    print("error: " + printable(" ".join(message.split())), file=sys.stderr)
+    sys.exit(code)
+
+
+def _help_command() -> str:
+    known = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
+    chosen = [word for word in sys.argv[1:2] if word in known]
+    return " ".join(["synthmed", *chosen, "--help"])

@@ -1,0 +1,216 @@
+"""`synthmed generate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from synthmed.cli.common import (
+    DeviceOption,
+    JsonOption,
+    OverwriteOption,
+    SeedOption,
+    models_home,
+    print_json,
+    print_table,
+)
+from synthmed.cli.generate_options import resolve_counts, resolve_sampler, resolve_share
+from synthmed.data.side_files import NOT_STATED
+from synthmed.errors import CheckpointError, UsageError
+from synthmed.storage import location
+
+if TYPE_CHECKING:
+    from synthmed.generation.config import GenerateConfig
+
+
+class Sampler(StrEnum):
+    """Samplers by name."""
+
+    ddim = "ddim"
+    dpmpp_2m = "dpmpp-2m"
+
+
+class Format(StrEnum):
+    """Image formats by name."""
+
+    png = "png"
+    webp = "webp"
+    jpg = "jpg"
+
+
+class Precision(StrEnum):
+    """Number types by name."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+def generate(
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for the shards, s3://... and the like too; - streams one tar to stdout. The same command "
+            "resumes.",
+            show_default="synthetic/DATASET",
+            parser=location,
+            metavar="DIR",
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Data set; takes the latest model trained or registered for it.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="Model file or run folder, instead of the data set's latest.")
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option("--label", help="Class to make, with -n; or NAME=COUNT, as often as needed. Aliases are known."),
+    ] = None,
+    number: Annotated[int | None, typer.Option("-n", "--num-images", min=1, help="Images in all.")] = None,
+    balanced: Annotated[bool, typer.Option("--balanced", help="Share -n evenly between all classes.")] = False,
+    match: Annotated[
+        Path | None,
+        typer.Option(
+            "--match",
+            help="Folder of real shards: make as many images of each class as its training split lacks to be balanced.",
+            parser=location,
+            metavar="DIR",
+        ),
+    ] = None,
+    sampler: Annotated[Sampler | None, typer.Option("--sampler", help="Default: the model's own.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, max=1000, help="Passes of the denoiser.")] = None,
+    eta: Annotated[
+        float | None, typer.Option("--eta", min=0, max=1, help="Fresh noise in each DDIM step: 0 none, 1 ancestral.")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", min=0, help="Guidance scale; 1 is none, 2 follows the label closely.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Images sampled at once; does not change the images.")
+    ] = None,
+    image_format: Annotated[Format, typer.Option("--image-format", help="png and webp are lossless.")] = Format.png,
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="bf16 is faster on GPUs and changes the images slightly.")
+    ] = Precision.fp32,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Loader workers the shards are to suit.")] = 4,
+    ranks: Annotated[int, typer.Option("--ranks", min=1, help="Training processes the shards are to suit.")] = 1,
+    shards: Annotated[
+        str | None,
+        typer.Option("--shards", help="Make these shards only, e.g. 0-4,7; for several machines on one folder."),
+    ] = None,
+    source_license: Annotated[
+        str, typer.Option("--source-license", help="Terms of the data the model was trained on, for the data card.")
+    ] = NOT_STATED,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan with time, disk and memory, and make nothing.")
+    ] = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make synthetic images of chosen classes as WebDataset shards.
+
+    Examples:
+
+      synthmed generate --dataset airogs --label glaucoma -n 10000 -o DIR
+
+      synthmed generate --dataset airogs --label glaucoma=300 --label NRG=700 -o DIR
+
+      synthmed generate --dataset airogs --match shards/airogs -o DIR
+
+      synthmed generate --checkpoint model.safetensors --balanced -n 5000 --steps 20 --sampler dpmpp-2m -o DIR
+
+      torchrun --nproc-per-node 8 -m synthmed generate --dataset airogs --balanced -n 100000 -o DIR
+    """
+    from synthmed import runs
+
+    path = _find_checkpoint(dataset, checkpoint)
+    from synthmed.checkpoint import read_config
+
+    model = read_config(path)
+    if model.kind != "pipeline" or not model.classes:
+        what = "no classes" if model.kind == "pipeline" else f"an {model.kind} only"
+        raise CheckpointError(f"{path} cannot make images: it holds {what}", "give one made by train-diffusion")
+    output = output or Path("synthetic") / model.dataset
+    counts = resolve_counts(model, labels or [], number, balanced, match)
+    settings = resolve_sampler(model, sampler and sampler.value, steps, eta, guidance)
+    share = resolve_share(shards, os.environ)
+    if overwrite and share.world > 1:
+        raise UsageError("--overwrite with several processes", "remove the folder first")
+    from synthmed.generation.config import GenerateConfig
+
+    config = GenerateConfig(
+        checkpoint=path,
+        checkpoint_sha256=runs.hash_file(path),
+        model=model,
+        counts=counts,
+        seed=seed,
+        sampler=settings,
+        image_format=image_format.value,
+        workers=workers,
+        ranks=ranks,
+        precision=precision.value,
+        source_terms=source_license,
+    )
+    device = _own_device(device, os.environ)
+    if dry_run:
+        _print_plan(config, output, as_json, device=device, batch_size=batch_size, share=share)
+    elif str(output) == "-":
+        from synthmed.generation.run import stream
+
+        stream(config, sys.stdout.buffer, device=device, batch_size=batch_size, share=share)
+    else:
+        from synthmed.generation.run import generate as run
+
+        result = run(config, output, device=device, batch_size=batch_size, share=share, overwrite=overwrite)
+        if share.rank == 0:
+            _print_result(result, as_json)
+
+
+def _print_result(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(result)
+        return
+    rows = [[name, count] for name, count in result["images"].items() if count]
+    print_table(f"{result['output']}: {result['shards']} shards", ["label", "images"], rows)
+
+
+def _print_plan(config: GenerateConfig, output: Path, as_json: bool, **options: Any) -> None:
+    from synthmed.generation.run import dry_run
+
+    plan = dataclasses.asdict(dry_run(config, output, **options))
+    if as_json:
+        print_json(plan)
+    else:
+        print_table(f"{output}: to be made", ["", "estimate"], [[name, value] for name, value in plan.items()])
+
+
+def _own_device(device: str, environment: Mapping[str, str]) -> str:
+    """Return the GPU of this process where torchrun started several on one machine."""
+    local = environment.get("LOCAL_RANK")
+    if local is None or device not in ("auto", "cuda"):
+        return device
+    from synthmed.device import select_device
+
+    return f"cuda:{local}" if select_device(device).type == "cuda" else device
+
+
+def _find_checkpoint(dataset: str | None, checkpoint: Path | None) -> Path:
+    """Return the model file that the options mean."""
+    from synthmed import registry
+
+    if checkpoint is not None:
+        return registry.resolve_path(checkpoint)
+    if dataset is None:
+        raise UsageError("which model? neither --dataset nor --checkpoint is given", "see `synthmed checkpoints list`")
+    return registry.find_model(models_home(), dataset).path

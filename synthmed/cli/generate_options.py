@@ -1,0 +1,132 @@
+"""What the options of `synthmed generate` mean: counts, sampler, and this process's share of the shards."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthmed.errors import DataError, RecipeError, UsageError
+
+if TYPE_CHECKING:
+    from synthmed.checkpoint import ModelConfig
+    from synthmed.config import SamplerConfig
+    from synthmed.generation.run import Share
+
+# A sampler that the model was not set up for gets these instead of the model's own settings.
+DEFAULT_STEPS = {"ddim": 150, "dpmpp-2m": 20}
+DEFAULT_ETA = {"ddim": 1.0, "dpmpp-2m": 0.0}
+
+
+def resolve_counts(
+    model: ModelConfig, labels: list[str], number: int | None, balanced: bool, match: Path | None = None
+) -> tuple[int, ...]:
+    """Return the images of each class, in label order.
+
+    Raises:
+        UsageError: Unknown label, or options that do not go together.
+        DataError: The folder to match has other classes than the model.
+    """
+    from synthmed.data.datasets import resolve_label
+
+    if match is not None:
+        if labels or number is not None or balanced:
+            raise UsageError("--match says how many images", "leave --label, -n and --balanced away")
+        return _missing_counts(model, match)
+    if balanced:
+        if labels or number is None:
+            raise UsageError("--balanced needs -n and no --label", "e.g. --balanced -n 10000")
+        share, rest = divmod(number, len(model.classes))
+        return tuple(share + (label < rest) for label in range(len(model.classes)))
+    if not labels and len(model.classes) == 1:
+        labels = list(model.classes)
+    if not labels:
+        names = ", ".join(model.classes)
+        raise UsageError("which images? no --label is given", f"--label NAME -n N, or --balanced -n N; labels: {names}")
+    counts = [0] * len(model.classes)
+    for word in labels:
+        name, separator, text = word.partition("=")
+        label = resolve_label(name, model.classes, model.aliases)
+        if counts[label]:
+            raise UsageError(f"label {model.classes[label]} is given twice")
+        if separator:
+            if not text.isdecimal() or int(text) == 0:
+                raise UsageError(f"--label {word}: not a number of images", "e.g. --label glaucoma=300")
+            counts[label] = int(text)
+        elif number is None or len(labels) > 1:
+            raise UsageError(f"how many images of {name}?", f"--label {name} -n 1000, or --label {name}=1000")
+        else:
+            counts[label] = number
+    if number is not None and sum(counts) != number:
+        raise UsageError(f"-n {number} but the labels add up to {sum(counts)}", "leave -n away")
+    return tuple(counts)
+
+
+def resolve_sampler(
+    model: ModelConfig, name: str | None, steps: int | None, eta: float | None, guidance: float | None
+) -> SamplerConfig:
+    """Return the sampler's settings: the options, else the model's own, else the sampler's usual ones.
+
+    Raises:
+        UsageError: Options that the sampler or the model cannot follow.
+    """
+    settings = model.sampler
+    if steps is not None and steps > model.schedule.num_timesteps:
+        raise UsageError(f"--steps {steps}", f"the model has {model.schedule.num_timesteps} timesteps")
+    if name is not None and name != settings.sampler:
+        settings = dataclasses.replace(settings, sampler=name, steps=DEFAULT_STEPS[name], eta=DEFAULT_ETA[name])  # type: ignore[arg-type]
+    given = {"steps": steps, "eta": eta, "guidance_scale": guidance}
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    try:
+        return dataclasses.replace(settings, **changes)
+    except RecipeError as error:
+        # Here the values come from options, not from a recipe.
+        raise UsageError(str(error)) from error
+
+
+def _missing_counts(model: ModelConfig, real: Path) -> tuple[int, ...]:
+    """Return what each class of a real training split lacks to be as large as the largest."""
+    from synthmed.data.shard_reading import open_folder
+
+    folder = open_folder(real, "train")
+    if folder.classes != model.classes:
+        raise DataError(
+            f"{real} has the classes {', '.join(folder.classes)}, the model {', '.join(model.classes)}",
+            "give the shards of the data set that the model was trained on",
+        )
+    have = [sum(entry.label == label for entry in folder.entries) for label in range(len(folder.classes))]
+    if len(set(have)) == 1:
+        raise DataError(f"{real} is balanced already: {have[0]} images of each class", "use --balanced -n N")
+    return tuple(max(have) - count for count in have)
+
+
+def resolve_share(shards: str | None, environment: Mapping[str, str]) -> Share:
+    """Return which shards this process makes, from --shards and from what torchrun and SLURM arrays say.
+
+    Raises:
+        UsageError: --shards is not a list of numbers and ranges.
+    """
+    from synthmed.generation.run import Share
+
+    rank, world = int(environment.get("RANK", "0")), int(environment.get("WORLD_SIZE", "1"))
+    if shards is not None:
+        return Share(_parse_ranges(shards), rank, world)
+    tasks = int(environment.get("SLURM_ARRAY_TASK_COUNT", "1"))
+    if tasks > 1:
+        first, step = (int(environment.get(f"SLURM_ARRAY_TASK_{name}", "1")) for name in ("MIN", "STEP"))
+        task = (int(environment["SLURM_ARRAY_TASK_ID"]) - first) // step
+        rank, world = task * world + rank, tasks * world
+    return Share(None, rank, world)
+
+
+def _parse_ranges(text: str) -> frozenset[int]:
+    """Return the numbers in a list such as 0-4,7."""
+    numbers: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,6})(?:-([0-9]{1,6}))?\s*", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise UsageError(f"--shards {text}: cannot read {part!r}", "e.g. --shards 0-4 or --shards 0-3,8")
+        numbers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return frozenset(numbers)

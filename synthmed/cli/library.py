@@ -1,0 +1,246 @@
+"""`synthmed recipes` and `synthmed checkpoints`: what there is to train with and to generate with."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from synthmed.cli.common import JsonOption, models_home, print_json, print_table
+from synthmed.errors import UsageError
+
+recipes = typer.Typer(help="List and show recipes.")
+checkpoints = typer.Typer(help="List, show and register model files.")
+
+
+@recipes.command("list")
+def list_recipes(as_json: JsonOption = False) -> None:
+    """List the recipes that synthmed brings. Example: synthmed recipes list"""
+    from synthmed.recipe_files import load_recipe, recipe_names
+
+    loaded = [load_recipe(name) for name in recipe_names()]
+    if as_json:
+        print_json(
+            [{"name": recipe.name, "dataset": recipe.dataset, "description": recipe.description} for recipe in loaded]
+        )
+        return
+    rows = [[recipe.name, recipe.dataset, recipe.data.size, recipe.description] for recipe in loaded]
+    print_table("recipes", ["name", "data set", "px", "description"], rows)
+
+
+@recipes.command("show")
+def show_recipe(
+    name: Annotated[str, typer.Argument(help="Name of a recipe or a .toml file.")],
+    changes: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as in the trainings.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show all values of a recipe with their meaning. Example: synthmed recipes show airogs-64-cpu"""
+    from synthmed.recipe_files import load_recipe
+    from synthmed.tables import to_dict
+
+    recipe = load_recipe(name, changes or [])
+    if as_json:
+        print_json(to_dict(recipe))
+        return
+    rows = []
+    for section in dataclasses.fields(recipe):
+        value = getattr(recipe, section.name)
+        if not dataclasses.is_dataclass(value):
+            rows.append([section.name, str(value), ""])
+            continue
+        for entry in dataclasses.fields(value):
+            shown = getattr(value, entry.name)
+            shown = list(shown) if isinstance(shown, tuple) else shown
+            rows.append([f"{section.name}.{entry.name}", str(shown), entry.metadata.get("meaning", "")])
+    print_table(f"recipe {recipe.name}", ["key", "value", "meaning"], rows)
+
+
+@checkpoints.command("list")
+def list_checkpoints(as_json: JsonOption = False) -> None:
+    """List the models that `generate --dataset` can find, the latest first."""
+    from synthmed import registry
+
+    entries = registry.list_entries(models_home())
+    if as_json:
+        print_json([{"path": str(entry.path), "sha256": entry.sha256, **_summary(entry.config)} for entry in entries])
+        return
+    rows = [
+        [
+            *(entry.config.dataset, entry.config.kind, format_size(entry.config.size)),
+            *(", ".join(entry.config.classes), str(entry.path)),
+        ]
+        for entry in entries
+    ]
+    print_table("models", ["data set", "kind", "px", "labels", "file"], rows)
+
+
+@checkpoints.command("info")
+def show_checkpoint(
+    path: Annotated[Path, typer.Argument(help="Model file or run folder.")], as_json: JsonOption = False
+) -> None:
+    """Show what a model file holds: architecture, classes, parameters, training, hash."""
+    from synthmed import registry, runs
+    from synthmed.checkpoint import count_parameters, read_config
+
+    path = registry.resolve_path(path)
+    config = read_config(path)
+    facts = {
+        "path": str(path),
+        "sha256": runs.hash_file(path),
+        "parameters": count_parameters(path),
+        **_summary(config),
+    }
+    if config.any_size:
+        facts["size"] = "any"
+    if as_json:
+        print_json(facts)
+    else:
+        print_table(str(path), ["field", "value"], _rows(facts))
+
+
+@checkpoints.command("add")
+def add_checkpoint(
+    path: Annotated[Path, typer.Argument(help="Model file or run folder.")], as_json: JsonOption = False
+) -> None:
+    """Register a model file, so that `generate --dataset` finds it. The file stays where it is."""
+    from synthmed import registry
+
+    entry = registry.register(models_home(), registry.resolve_path(path))
+    _print_entry("registered", entry, as_json)
+
+
+@checkpoints.command("import")
+def import_checkpoint(
+    path: Annotated[Path, typer.Argument(help="Lightning .ckpt file of a Medfusion pipeline, VAE or VAEGAN.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="airogs, crcdx, chexpert, or with --classes any name.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Model file to write; by default beside the .ckpt.")
+    ] = None,
+    vae: Annotated[
+        Path | None, typer.Option("--vae", help="The autoencoder's own file, for a pipeline's file without one.")
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size", help="Side of the images in pixels, or height and width as 96x64.", show_default="as published"
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", help="Class names in label order, A,B,...: for a data set that synthmed has not."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Import a checkpoint of the published Medfusion code; nothing in it is ever run.
+
+    Example: synthmed checkpoints import eye_diffusion.ckpt --dataset airogs
+    """
+    from synthmed import registry
+    from synthmed.checkpoint import save_model
+    from synthmed.data.datasets import find_dataset, folder_info
+    from synthmed.medfusion import import_checkpoint as read
+
+    sides = None if size is None else parse_size(size)
+    names = None if classes is None else parse_classes(classes)
+    info = find_dataset(dataset) if names is None else folder_info(dataset, names)
+    config, tensors = read(path, info, size=sides, vae=vae)
+    target = output or path.with_suffix(".safetensors")
+    save_model(target, config, tensors)
+    entry = registry.register(models_home(), target)
+    _print_entry("imported", entry, as_json)
+
+
+@checkpoints.command("export")
+def export_checkpoint(
+    path: Annotated[Path, typer.Argument(help="Model file or run folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="safetensors file to write.")],
+) -> None:
+    """Write a model's weights under Medfusion's own names, without a header, for use with its code.
+
+    Example: synthmed checkpoints export runs/airogs -o airogs-state-dict.safetensors
+    """
+    from synthmed import registry
+    from synthmed.checkpoint import load_tensors, read_config, write_tensors
+    from synthmed.medfusion import export_state_dict
+
+    path = registry.resolve_path(path)
+    exported = export_state_dict(read_config(path), load_tensors(path))
+    write_tensors(output, exported)
+    print_table("exported", ["file", "tensors"], [[str(output), len(exported)]])
+
+
+@checkpoints.command("halve")
+def halve_checkpoint(
+    path: Annotated[Path, typer.Argument(help="Model file or run folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write.")],
+) -> None:
+    """Write a model file in half precision, half as large; images change by a grey level here and there.
+
+    Example: synthmed checkpoints halve runs/airogs -o airogs.safetensors
+    """
+    from synthmed import registry
+    from synthmed.checkpoint import load_tensors, read_config, save_model
+
+    path = registry.resolve_path(path)
+    save_model(output, read_config(path), load_tensors(path), half=True)
+    print_table("halved", ["file", "MB"], [[str(output), output.stat().st_size / 1e6]])
+
+
+def parse_size(text: str) -> int | tuple[int, int]:
+    """Return the side of square images, or height and width, from 256 or 96x64.
+
+    Raises:
+        UsageError: Neither, or a side outside of 16 .. 4096.
+    """
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and 16 <= int(side) <= 4096 for side in sides):
+        raise UsageError(f"--size {text}: not a size in pixels", "e.g. --size 256, or --size 96x64, high times wide")
+    height, width = int(sides[0]), int(sides[-1])
+    return height if height == width else (height, width)
+
+
+def format_size(size: int | tuple[int, int]) -> str:
+    """Return a size as `parse_size` reads it."""
+    return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
+
+
+def parse_classes(text: str) -> list[str]:
+    """Return class names from A,B,...
+
+    Raises:
+        UsageError: One is empty or stands twice.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if "" in names or len(set(names)) != len(names):
+        raise UsageError(f"--classes {text}: an empty name or one that stands twice", "e.g. --classes benign,malignant")
+    return names
+
+
+def _rows(facts: dict[str, Any], prefix: str = "") -> list[list[str]]:
+    """Return a row for each value, those of a section under the section's name."""
+    rows = []
+    for key, value in facts.items():
+        nested = isinstance(value, dict) and value
+        rows += _rows(value, f"{prefix}{key}.") if nested else [[prefix + key, str(value)]]
+    return rows
+
+
+def _print_entry(title: str, entry: Any, as_json: bool) -> None:
+    facts = {
+        "dataset": entry.config.dataset,
+        "kind": entry.config.kind,
+        "path": str(entry.path),
+        "sha256": entry.sha256,
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        print_table(title, list(facts), [list(facts.values())])
+
+
+def _summary(config: Any) -> dict[str, Any]:
+    from synthmed.tables import to_dict
+
+    return to_dict(config)

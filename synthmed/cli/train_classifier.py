@@ -1,0 +1,171 @@
+"""`synthmed train-classifier`: what synthetic images are worth to a classifier that is tested on real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from synthmed.classifier.config import ARMS, ClassifierConfig, meaning, parse_arms
+from synthmed.cli.common import DeviceOption, JsonOption, OverwriteOption, SeedOption, print_json, print_table
+from synthmed.errors import UsageError
+from synthmed.storage import location
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DEFAULTS = ClassifierConfig()
+ALL_ARMS = ",".join(ARMS)
+
+RealOption = Annotated[
+    Path,
+    typer.Option(
+        "--real", parser=location, metavar="DIR", help="Shards of real images with the splits train and test."
+    ),
+]
+OutputOption = Annotated[
+    Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results. The same command resumes.")
+]
+SyntheticOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--synthetic", parser=location, metavar="DIR", help="Shards of synthetic images with the split train."
+    ),
+]
+ArmsOption = Annotated[str, typer.Option("--arms", help="Sources to train on, of real, synthetic and both.")]
+ModelOption = Annotated[str, typer.Option("--model", help=meaning("model"))]
+SeedsOption = Annotated[int, typer.Option("--seeds", min=1, help="Trainings of each arm.")]
+StepsOption = Annotated[int, typer.Option("--steps", min=1, help=meaning("steps"))]
+BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help=meaning("batch_size"))]
+LearningRateOption = Annotated[float, typer.Option("--lr", help=meaning("lr"))]
+WeightDecayOption = Annotated[float, typer.Option("--weight-decay", min=0, help=meaning("weight_decay"))]
+SizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--size", min=16, max=2048, help="Side of the images in pixels.", show_default="that of the real images"
+    ),
+]
+RealShareOption = Annotated[float, typer.Option("--real-share", min=0, max=1, help=meaning("real_share"))]
+BalancedOption = Annotated[bool, typer.Option("--balanced/--no-balanced", help=meaning("balanced"))]
+AugmentOption = Annotated[bool, typer.Option("--augment/--no-augment", help=meaning("augment"))]
+FlipsOption = Annotated[Literal["none", "horizontal", "both"], typer.Option("--flips", help=meaning("flips"))]
+PretrainedOption = Annotated[
+    bool, typer.Option("--pretrained", help="Start from timm's weights for ImageNet; downloads them if need be.")
+]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option("--weights", metavar="FILE", help="Start from the weights in this safetensors file; no download."),
+]
+PrecisionOption = Annotated[
+    Literal["auto", "fp32", "bf16"],
+    typer.Option("--precision", help="Of training; auto takes bf16 where the device has matrix units for it."),
+]
+
+
+def train_classifier(
+    real: RealOption,
+    output: OutputOption,
+    synthetic: SyntheticOption = None,
+    arms: ArmsOption = ALL_ARMS,
+    model: ModelOption = DEFAULTS.model,
+    seeds: SeedsOption = 3,
+    steps: StepsOption = DEFAULTS.steps,
+    batch_size: BatchSizeOption = DEFAULTS.batch_size,
+    lr: LearningRateOption = DEFAULTS.lr,
+    weight_decay: WeightDecayOption = DEFAULTS.weight_decay,
+    size: SizeOption = None,
+    real_share: RealShareOption = DEFAULTS.real_share,
+    balanced: BalancedOption = DEFAULTS.balanced,
+    augment: AugmentOption = DEFAULTS.augment,
+    flips: FlipsOption = DEFAULTS.flips,
+    pretrained: PretrainedOption = False,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    seed: SeedOption = DEFAULTS.seed,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train classifiers on real, on synthetic and on both kinds of images, and test them on real ones.
+
+    Example: synthmed train-classifier --real shards/airogs --synthetic out/airogs --model resnet18 -o runs/worth
+
+    Every arm gets the same number of steps and is tested on the real test split alone. Training sees neither that nor
+    the validation split. The output folder gets results.json, predictions.csv and roc.png.
+    """
+    config = ClassifierConfig(
+        model=model,
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        weight_decay=weight_decay,
+        real_share=real_share,
+        balanced=balanced,
+        augment=augment,
+        flips=flips,
+        seed=seed,
+    )
+    chosen = parse_arms(arms)
+    if synthetic is None and chosen != ("real",):
+        raise UsageError(f"--synthetic is needed for --arms {','.join(chosen)}", "or choose --arms real")
+    if pretrained and weights is not None:
+        raise UsageError("--pretrained and --weights are both given", "choose one")
+    from synthmed.classifier.folders import open_comparison
+    from synthmed.progress import log
+
+    # Before torch is imported: folders that do not fit are told at once.
+    folders = open_comparison(real, synthetic)
+    for note in folders.notes:
+        log(note)
+    from synthmed import device as devices
+    from synthmed.classifier.comparison import Comparison, run_comparison
+    from synthmed.classifier.networks import check_model
+    from synthmed.classifier.training import Placement
+
+    check_model(model, size)
+    target = devices.select_device(device)
+    devices.configure(target)
+    initial, initial_name = _initial_weights(model, len(folders.classes), pretrained, weights)
+    comparison = Comparison(
+        folders=folders,
+        config=config,
+        arms=chosen,
+        repetitions=seeds,
+        size=size,
+        placement=Placement(target, devices.select_dtype(precision, target)),
+        initial=initial,
+        initial_name=initial_name,
+    )
+    trainings = run_comparison(comparison, output, overwrite=overwrite)
+    from synthmed.classifier.results import comparison_results, write_comparison
+
+    results = comparison_results(comparison, trainings)
+    write_comparison(output, comparison, trainings, results)
+    _print_results(results, as_json)
+
+
+def _initial_weights(
+    model: str, num_classes: int, pretrained: bool, weights: Path | None
+) -> tuple[dict[str, Tensor] | None, str | None]:
+    """Return the weights to start from and a name for them, which tells different ones apart."""
+    from synthmed.classifier.networks import load_pretrained_weights, load_weights_file
+    from synthmed.runs import hash_file
+
+    if weights is not None:
+        return load_weights_file(weights, model, num_classes), f"sha256:{hash_file(weights)}"
+    return (load_pretrained_weights(model), "timm") if pretrained else (None, None)
+
+
+def _print_results(results: dict[str, Any], as_json: bool) -> None:
+    from synthmed.classifier.results import ARM_COLUMNS, DIFFERENCE_COLUMNS, arm_rows, difference_rows
+
+    if as_json:
+        print_json(results)
+        return
+    images = sum(results["data"]["test"]["num_images"].values())
+    bootstrap = results["bootstrap"]
+    tested = f"{images} test images" + (f" of {bootstrap['num_units']} groups" if bootstrap["unit"] == "group" else "")
+    print_table(f"AUROC of {results['positive']} on {tested}", ARM_COLUMNS, arm_rows(results))
+    if results["differences"]:
+        print_table("paired differences of the means", DIFFERENCE_COLUMNS, difference_rows(results))
