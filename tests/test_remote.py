@@ -230,7 +230,7 @@ def test_folder_in_a_store_is_read_as_on_disk(s3_prepared, prepared):
         replace(entry, shard=Path(entry.shard.name)) for entry in here.entries
     ]
     assert torch.equal(ShardImages(there).load(range(12)), ShardImages(here).load(range(12)))
-    with pytest.raises(DataError, match="has no split 'holdout' \\(there are: test, train, validation\\)"):
+    with pytest.raises(DataError, match="has no split 'holdout' \\(there are: train, validation, test\\)"):
         open_folder(s3_prepared, "holdout")
 
 
