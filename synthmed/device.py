@@ -65,7 +65,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
-def configure(device: torch.device, *, allow_tf32: bool = False) -> None:
+def configure(device: torch.device, *, allow_tf32: bool = False, any_threads: bool = False) -> None:
     """Set torch's global flags for one process.
 
     Args:
@@ -73,7 +73,12 @@ def configure(device: torch.device, *, allow_tf32: bool = False) -> None:
         allow_tf32: Round float32 products to 10 bits of mantissa, twice as fast. Off by default: at t = 999 the
             schedule multiplies the noise estimate's error by 116, so parity needs full float32. Regions under
             bfloat16 autocast are not affected.
+        any_threads: Make results on the CPU the same whatever number of threads there is, by using the largest power
+            of two of them. Threads share a tensor's values evenly, and the rest of a share that does not fill the
+            processor's vectors is rounded differently: powers of two leave no rest.
     """
+    if device.type == "cpu" and any_threads:
+        torch.set_num_threads(1 << (torch.get_num_threads().bit_length() - 1))
     if device.type != "cuda":
         return
     torch.backends.cuda.matmul.allow_tf32 = allow_tf32

@@ -73,6 +73,19 @@ def test_autocast_multiplies_in_the_asked_type(dtype):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
+@pytest.mark.parametrize(("given", "used"), [(1, 1), (2, 2), (3, 2), (6, 4), (8, 8)])
+def test_threads_that_give_the_same_results_are_a_power_of_two(given, used):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(given)
+        devices.configure(CPU)
+        assert torch.get_num_threads() == given
+        devices.configure(CPU, any_threads=True)
+        assert torch.get_num_threads() == used
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_configure_switches_tf32_off_for_parity():
     flags: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [flag.allow_tf32 for flag in flags]

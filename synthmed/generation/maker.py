@@ -48,7 +48,7 @@ class Maker:
 
     def __init__(self, config: GenerateConfig, device: str = "auto", batch_size: int | None = None) -> None:
         chosen = devices.select_device(device)
-        devices.configure(chosen)
+        devices.configure(chosen, any_threads=True)
         self.config = config
         self.pipeline = load_pipeline(config.checkpoint, chosen)
         self.batch_size = batch_size or BATCH_SIZES[chosen.type]

@@ -13,12 +13,33 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+class PointwiseConv(nn.Conv2d):
+    """A 1 x 1 convolution, computed as a matrix product.
+
+    On the CPU the library behind `conv2d` divides the sums of 1 x 1 kernels among threads, so that results would differ
+    with their number; its 3 x 3 kernels and matrix products do not.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        product = self.weight.flatten(1) @ x.flatten(2)
+        if self.bias is not None:
+            product = product + self.bias[:, None]
+        return product.reshape(len(x), -1, *x.shape[2:])
+
+
 class Conv(nn.Module):
     """A convolution whose parameters are named `conv.*`."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+        self.conv = (
+            PointwiseConv(in_channels, out_channels)
+            if kernel_size == 1
+            else nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)  # type: ignore[no-any-return]
@@ -42,7 +63,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, norm_groups: int) -> None:
         super().__init__()
         self.basic_block = BasicBlock(in_channels, out_channels, norm_groups)
-        self.conv_res = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        self.conv_res = nn.Identity() if in_channels == out_channels else PointwiseConv(in_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.basic_block(x) + self.conv_res(x)  # type: ignore[no-any-return]
