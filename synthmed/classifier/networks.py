@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import timm
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from synthmed.errors import CheckpointError, UsageError
+from synthmed.models.timm_networks import check_name, head_names, without_head
 from synthmed.progress import log
+from synthmed.weight_files import check_weights, read_safetensors
 
 
 def check_model(name: str, size: int | None) -> None:
@@ -26,9 +24,7 @@ def check_model(name: str, size: int | None) -> None:
     Raises:
         UsageError: With the names nearest to it, or with the size it needs.
     """
-    if not timm.is_model(name):
-        close = get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        raise UsageError(f"timm has no model {name}", f"did you mean {', '.join(close)}?" if close else "try resnet50")
+    check_name(name)
     facts = timm.get_pretrained_cfg(name)
     if facts is not None and facts.fixed_input_size and size != facts.input_size[-1]:
         # Vision transformers, for one: their position embedding is made for one size.
@@ -43,12 +39,6 @@ def build_network(name: str, num_classes: int, initial: Mapping[str, Tensor] | N
     if initial is not None:
         network.load_state_dict(dict(initial), strict=False)
     return network
-
-
-def head_names(network: nn.Module) -> tuple[str, ...]:
-    """Return the names of the layers that turn features into logits."""
-    names: str | tuple[str, ...] = network.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
-    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def load_pretrained_weights(name: str) -> dict[str, Tensor]:
@@ -66,7 +56,7 @@ def load_pretrained_weights(name: str) -> dict[str, Tensor]:
     except Exception as error:
         remedy = f"bring model.safetensors of huggingface.co/{source} to this machine and use --weights FILE"
         raise CheckpointError(f"no pretrained weights of {name} to be had: {type(error).__name__}", remedy) from error
-    return _without_head(network.state_dict(), head_names(network))
+    return without_head(network.state_dict(), head_names(network))
 
 
 def load_weights_file(path: Path, name: str, num_classes: int) -> dict[str, Tensor]:
@@ -75,37 +65,15 @@ def load_weights_file(path: Path, name: str, num_classes: int) -> dict[str, Tens
     Raises:
         CheckpointError: Not a safetensors file, or not the weights of this model.
     """
-    try:
-        weights: dict[str, Tensor] = load_file(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no such weights file: {path}") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a safetensors file: {error}", "other formats can run code") from error
+    weights = read_safetensors(path)
     network = build_network(name, num_classes)
     wanted, heads = network.state_dict(), head_names(network)
-    body = _without_head(weights, heads)
-    _check_shapes(path, name, body, _without_head(wanted, heads))
+    body = without_head(weights, heads)
+    check_weights(path, name, body, without_head(wanted, heads), "is --model the right one?")
     head = {key: value for key, value in weights.items() if key not in body}
     if {key: value.shape for key, value in head.items()} == {
-        key: value.shape for key, value in wanted.items() if key not in _without_head(wanted, heads)
+        key: value.shape for key, value in wanted.items() if key not in without_head(wanted, heads)
     }:
         return weights
     log(f"{path}: its head is for other classes and starts at random here")
     return body
-
-
-def _without_head(weights: dict[str, Tensor], heads: tuple[str, ...]) -> dict[str, Tensor]:
-    return {key: value for key, value in weights.items() if not key.startswith(tuple(f"{head}." for head in heads))}
-
-
-def _check_shapes(path: Path, name: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    # Counters of batch norm batches take no part in the result, and many files leave them out.
-    required = {key for key in wanted if not key.endswith("num_batches_tracked")}
-    wrong = [f"{key} is missing" for key in sorted(required - found.keys())]
-    wrong += [f"{key} is not part of it" for key in sorted(found.keys() - wanted.keys())]
-    for key in sorted(found.keys() & wanted.keys()):
-        if found[key].shape != wanted[key].shape:
-            wrong.append(f"{key} has shape {list(found[key].shape)}, not {list(wanted[key].shape)}")
-    if wrong:
-        listed = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-        raise CheckpointError(f"{path} does not hold the weights of {name}: {listed}", "is --model the right one?")

@@ -1,0 +1,1 @@
+"""Images to numbers: the feature extractors behind FID and its kin."""

@@ -1,0 +1,77 @@
+"""What every feature extractor offers, and the one way to open one by name.
+
+Images are [N, 3, H, W] uint8; features [N, D] float32. Nothing is downloaded unless that is asked for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from synthmed.errors import UsageError, nearest
+
+NAMES = ("inception", "radiomic", "timm:MODEL")
+
+
+class FeatureExtractor(Protocol):
+    """A function from images to features, and what determines it.
+
+    Attributes:
+        name: As `open_extractor` takes it.
+        num_features: D.
+        weights_sha256: Of the file with its weights; `None` where it has none.
+        resize: How images of other sizes are brought to its own, as results state it.
+        fingerprint: Hex SHA-256 over everything that determines the features; the key of the cache.
+    """
+
+    name: str
+    num_features: int
+    weights_sha256: str | None
+    resize: str
+    fingerprint: str
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return features [N, D] float32 on the CPU; a row depends on its image alone, to rounding.
+
+        Args:
+            images: [N, 3, H, W] uint8 on any device. One batch: the caller bounds N, and so the memory.
+        """
+        ...
+
+
+def open_extractor(
+    name: str, *, weights: Path | None = None, device: torch.device, download: bool = False
+) -> FeatureExtractor:
+    """Return an extractor, ready to use.
+
+    Args:
+        name: `inception`, `radiomic` or `timm:MODEL`.
+        weights: File of its weights; by default the one that lies in the library's cache on this machine.
+        device: Where its network runs.
+        download: Fetch weights that are not in the cache.
+
+    Raises:
+        UsageError: No such extractor, or weights for one that has none.
+        CheckpointError: The weights are missing, broken or of something else; says which file to bring.
+    """
+    kind, _, model = name.partition(":")
+    if name == "radiomic":
+        if weights is not None:
+            raise UsageError(f"radiomic features have no weights: {weights}", "leave --feature-weights out")
+        from synthmed.features.radiomic import RadiomicExtractor
+
+        return RadiomicExtractor()
+    if name == "inception":
+        from synthmed.features.inception import InceptionExtractor, find_inception_weights
+
+        return InceptionExtractor(weights or find_inception_weights(download=download), device)
+    if kind == "timm" and model:
+        from synthmed.features.timm_features import TimmExtractor, find_timm_weights
+        from synthmed.models.timm_networks import check_name
+
+        check_name(model)
+        return TimmExtractor(model, weights or find_timm_weights(model, download=download), device)
+    raise UsageError(f"unknown feature extractor: {name!r}", nearest(name, NAMES))

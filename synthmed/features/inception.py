@@ -1,0 +1,108 @@
+"""Inception's pool features, those that FID is defined by (Heusel et al. 2017), computed by torch-fidelity's network.
+
+That is the TensorFlow graph of 2015 in PyTorch, with its own resize. Weights are read as data; no pickle is run.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+
+from synthmed import runs
+from synthmed.errors import CheckpointError
+from synthmed.features.slices import compute
+from synthmed.progress import log
+from synthmed.weight_files import check_weights, read_weights
+
+VERSION = 1  # of the features: to be raised whenever the same image gives others
+LAYER = "2048"  # torch-fidelity's name of what comes out of the last pooling
+WEIGHTS_NAME: str = URL_INCEPTION_V3.rpartition("/")[2]
+HASH_PREFIX: str = WEIGHTS_NAME.removesuffix(".pth").rpartition("-")[2]  # the first 8 hex digits of the file's SHA-256
+HOW_TO_GET = f"bring {URL_INCEPTION_V3} and use --feature-weights FILE, or --download"
+
+
+class InceptionExtractor:
+    """The 2048 features behind Inception's last pooling.
+
+    Args:
+        weights: torch-fidelity's file, or its tensors as safetensors.
+        device: Where the network runs.
+
+    Raises:
+        CheckpointError: The file is missing, broken or holds something else.
+    """
+
+    name = "inception"
+    num_features = 2048
+    resize = "299 x 299, bilinear without antialiasing (TensorFlow 1), on 8-bit images"
+
+    def __init__(self, weights: Path, device: torch.device) -> None:
+        tensors = read_weights(weights)
+        with torch.device("meta"):
+            network = _Network()
+        check_weights(weights, "torch-fidelity's Inception", tensors, network.state_dict(), HOW_TO_GET)
+        network.load_state_dict({key: _as_float32(tensor) for key, tensor in tensors.items()}, assign=True)
+        self._network = network.to(device).eval().requires_grad_(False)
+        self._device = device
+        sha256 = runs.hash_file(weights)
+        if not sha256.startswith(HASH_PREFIX):
+            log(f"{weights} is not the published {WEIGHTS_NAME}: scores compare only with others by this same file")
+        self.weights_sha256: str | None = sha256
+        self.fingerprint = runs.hash_json([self.name, VERSION, sha256, self.resize, LAYER])
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return features [N, 2048] float32 on the CPU of images [N, 3, H, W] uint8."""
+        return compute(lambda part: self._network(part)[0], images, self._device)
+
+
+def find_inception_weights(*, download: bool) -> Path:
+    """Return torch-fidelity's file in torch's cache on this machine, fetched before where that is asked for.
+
+    Raises:
+        CheckpointError: It is not there, cannot be fetched, or is not the published one.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME
+    if not path.is_file():
+        if not download:
+            raise CheckpointError(f"no weights of Inception on this machine: {path}", HOW_TO_GET)
+        _download(path)
+    if not (found := runs.hash_file(path)).startswith(HASH_PREFIX):
+        raise CheckpointError(f"{path} is broken: its SHA-256 is {found[:12]}...", "remove it, and " + HOW_TO_GET)
+    return path
+
+
+def _download(path: Path) -> None:
+    log(f"fetching {URL_INCEPTION_V3}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Written under another name, checked, then renamed.
+        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=HASH_PREFIX, progress=False)
+    except (OSError, RuntimeError) as error:  # RuntimeError: another hash
+        raise CheckpointError(f"cannot fetch {URL_INCEPTION_V3}: {error}", HOW_TO_GET) from error
+
+
+class _Network(FeatureExtractorInceptionV3):  # type: ignore[misc]
+    """torch-fidelity's network, without weights at first.
+
+    Its constructor unpickles a file or downloads one: it gets a pickle of nothing, made here, and loads nothing.
+    """
+
+    def __init__(self) -> None:
+        nothing = io.BytesIO()
+        torch.save({}, nothing)
+        nothing.seek(0)
+        super().__init__("inception", [LAYER], feature_extractor_weights_path=nothing)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights, unless there are none: so calls the constructor."""
+        return super().load_state_dict(state_dict, strict, assign) if state_dict else None
+
+
+def _as_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
