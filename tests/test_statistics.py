@@ -10,10 +10,13 @@ import pytest
 from synthmed.metrics.classification import auroc, balanced_accuracy
 from synthmed.metrics.statistics import (
     bootstrap_auroc,
+    count_units,
     interval,
     mean_roc_curve,
     resample_weights,
     roc_curve,
+    share_difference,
+    share_interval,
     summarise,
     weighted_auroc,
 )
@@ -167,3 +170,36 @@ def test_mean_roc_curve_lies_between_those_of_its_trainings():
 def test_balanced_accuracy_weighs_classes_equally():
     probabilities = np.array([[0.9, 0.1]] * 9 + [[0.8, 0.2]])
     assert balanced_accuracy(probabilities, [0] * 9 + [1]) == 0.5
+
+
+@pytest.mark.parametrize(
+    # Newcombe 1998 (one proportion), table I, method 3.
+    ("count", "images", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_share_has_the_published_interval(count, images, low, high):
+    share = share_interval(count, images)
+    assert (share.low, share.high) == pytest.approx((low, high), abs=5e-5)
+    assert share.value == count / images
+
+
+def test_share_of_all_or_none_stays_within_its_range():
+    for count in (0, 7):
+        share = share_interval(count, 7)
+        assert 0 <= share.low <= share.value <= share.high <= 1 and share.high - share.low > 0.3
+
+
+def test_fewer_independent_units_give_a_wider_interval():
+    by_patient = share_interval(60, 100, units=50)
+    assert (by_patient.low, by_patient.high) == (share_interval(30, 50).low, share_interval(30, 50).high)
+    assert count_units(["a", "a", "b", "", ""]) == 4
+
+
+@pytest.mark.parametrize(
+    # Newcombe 1998 (difference of independent proportions), table II, method 10.
+    ("first", "second", "low", "high"),
+    [((56, 70), (48, 80), 0.0524, 0.3339), ((9, 10), (3, 10), 0.1705, 0.8090), ((10, 10), (0, 20), 0.6791, 1.0)],
+)
+def test_difference_of_shares_has_the_published_interval(first, second, low, high):
+    found = share_difference(share_interval(*first), share_interval(*second))
+    assert found == pytest.approx((low, high), abs=1e-4)

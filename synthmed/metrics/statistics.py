@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +29,48 @@ class Summary:
     mean: float
     std: float | None
     """`None` for a single measurement."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many of some images have a property, with an interval for the share that it estimates."""
+
+    count: int
+    images: int
+    value: float
+    low: float
+    high: float
+
+
+def share_interval(count: int, images: int, *, units: int | None = None, level: float = LEVEL) -> Share:
+    """Return a share with its score interval (Wilson 1927), which also holds near 0 and 1.
+
+    Args:
+        count: Images with the property.
+        images: All of them, at least 1.
+        units: Independent ones among them, such as patients; `None`: all. The interval is that of so many, as if the
+            images of a patient agreed wholly: never too narrow.
+        level: Of the interval.
+    """
+    share, trials = count / images, units or images
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    reach = z * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
+    # Rounding must not take the ends past what they stand beside.
+    return Share(count, images, share, max(0.0, min(centre - reach, share)), min(1.0, max(centre + reach, share)))
+
+
+def share_difference(first: Share, second: Share) -> tuple[float, float]:
+    """Return the interval of the first share less the second, independent (Newcombe 1998, method 10)."""
+    difference = first.value - second.value
+    below = sqrt((first.value - first.low) ** 2 + (second.high - second.value) ** 2)
+    above = sqrt((first.high - first.value) ** 2 + (second.value - second.low) ** 2)
+    return difference - below, difference + above
+
+
+def count_units(groups: Sequence[str]) -> int:
+    """Return how many independent units (patients) images come from; an empty name is one by itself."""
+    return len({group for group in groups if group}) + sum(not group for group in groups)
 
 
 def summarise(values: ArrayLike) -> Summary:

@@ -1,0 +1,135 @@
+"""Precision, recall, density and coverage of generated images, by balls around images in feature space.
+
+A ball around an image reaches to its k-th nearest other image of the same set, edge included.
+
+- precision: generated images that lie in some real image's ball; recall: real images that lie in some generated
+  image's ball (Kynkäänniemi et al. 2019, equations 1 and 2, k = 3);
+- density: real balls that hold a generated image, over k, on average; coverage: real images whose ball holds some
+  generated image (Naeem et al. 2020, equations 3 and 4, k = 5).
+
+All four need the distances of the same pairs, which are made once, in blocks, for any number of resamples. Shapes as in
+`feature_arrays`, with N_r real and N_g generated images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, sqrt
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from synthmed.metrics.feature_arrays import Features, Floats, Masks, check_masks, check_pair, keep_all
+from synthmed.metrics.neighbours import BLOCK, blocks_of_distances, nearest, rounding_error
+
+PRECISION_K = 3
+DENSITY_K = 5
+
+
+@dataclass(frozen=True)
+class ManifoldScores:
+    """How much of one set lies among the other; all but density in [0, 1]."""
+
+    precision: float
+    recall: float
+    density: float
+    """About 1 for images from the real distribution; more where they crowd into its densest parts."""
+    coverage: float
+
+
+def manifold_scores(
+    *, real: ArrayLike, generated: ArrayLike, precision_k: int = PRECISION_K, density_k: int = DENSITY_K
+) -> ManifoldScores:
+    """Return precision, recall, density and coverage of generated features [N_g, D] against real ones [N_r, D].
+
+    Raises:
+        DataError: No more images on a side than neighbours, or unlike features.
+    """
+    values = manifold_scores_of_masks(
+        real=real,
+        generated=generated,
+        real_masks=keep_all(real),
+        generated_masks=keep_all(generated),
+        precision_k=precision_k,
+        density_k=density_k,
+    )
+    return ManifoldScores(**{name: float(column[0]) for name, column in values.items()})
+
+
+def manifold_scores_of_masks(
+    *,
+    real: ArrayLike,
+    generated: ArrayLike,
+    real_masks: Masks,
+    generated_masks: Masks,
+    precision_k: int = PRECISION_K,
+    density_k: int = DENSITY_K,
+    block: int = BLOCK,
+) -> dict[str, Floats]:
+    """Return the four scores under each pair of masks, each [R], by the names of `ManifoldScores`.
+
+    Args:
+        real: [N_r, D].
+        generated: [N_g, D].
+        real_masks: [R, N_r]; balls reach to neighbours that the mask keeps.
+        generated_masks: [R, N_g].
+        precision_k: Neighbour that the balls of precision and recall reach to.
+        density_k: Neighbour that the balls of density and coverage reach to.
+        block: Rows and columns of distances at a time.
+
+    Raises:
+        DataError: A mask keeps no more images than neighbours, or unlike features.
+    """
+    minimum = max(precision_k, density_k) + 1
+    first, second = check_pair(real, generated, minimum=minimum)
+    kept_real = check_masks(real_masks, len(first), "real", minimum=minimum)
+    kept_generated = check_masks(generated_masks, len(second), "generated", minimum=minimum)
+    # An image that lies exactly on the edge of a ball, as copies do, must not fall out of it by rounding.
+    slack = rounding_error(first, second)
+    real_balls, density_balls = squared_radii(first, kept_real, (precision_k, density_k), block) + slack
+    (generated_balls,) = squared_radii(second, kept_generated, (precision_k,), block) + slack
+
+    precise, recalled = np.zeros_like(kept_generated), np.zeros_like(kept_real)
+    covered, held = np.zeros_like(kept_real), np.zeros(len(kept_real))
+    for rows, columns, squared in blocks_of_distances(first, second, block):
+        for number in range(len(kept_real)):
+            precise[number, columns] |= (squared <= real_balls[number, rows, None]).any(axis=0)
+            recalled[number, rows] |= (squared <= generated_balls[number, columns]).any(axis=1)
+            inside = squared <= density_balls[number, rows, None]
+            inside &= kept_generated[number, columns]
+            covered[number, rows] |= inside.any(axis=1)
+            held[number] += np.count_nonzero(inside)
+    num_real, num_generated = kept_real.sum(axis=1), kept_generated.sum(axis=1)
+    return {
+        "precision": (precise & kept_generated).sum(axis=1) / num_generated,
+        "recall": (recalled & kept_real).sum(axis=1) / num_real,
+        "density": held / (density_k * num_generated),
+        "coverage": (covered & kept_real).sum(axis=1) / num_real,
+    }
+
+
+def squared_radii(features: Features, masks: Masks, ks: tuple[int, ...], block: int) -> Floats:
+    """Return the squared distance of each image to its k-th nearest other image that a mask keeps.
+
+    One search serves all masks: it finds so many neighbours that of nearly every image enough are kept; the few others
+    are searched again.
+
+    Returns:
+        [len(ks), R, N]; minus infinity for images that the mask itself leaves out, which have no ball.
+    """
+    largest, share = max(ks), float(masks.mean(axis=1).min())
+    searched = largest if share == 1 else ceil((largest + 4 * sqrt(largest) + 6) / share)
+    distances, indices = nearest(features, features, min(searched, len(features) - 1), exclude_self=True, block=block)
+    radii = np.full((len(ks), *masks.shape), -np.inf)
+    for number, mask in enumerate(masks):
+        kept = np.cumsum(mask[indices], axis=1)
+        for place, k in enumerate(ks):
+            reached = np.argmax(kept >= k, axis=1)
+            radii[place, number] = np.take_along_axis(distances, reached[:, None], axis=1)[:, 0]
+        short = np.flatnonzero((kept[:, -1] < largest) & mask)
+        if len(short):
+            # The image itself is kept, and found first, at distance 0.
+            again, _ = nearest(features[short], features[mask], largest + 1, block=block)
+            radii[:, number, short] = again[:, np.array(ks)].T
+        radii[:, number, ~mask] = -np.inf
+    return np.where(np.isfinite(radii), radii**2, -np.inf)
