@@ -28,9 +28,9 @@ from synthmed.data.phantoms import BEST_AUROC
 from synthmed.data.prepare import PrepareConfig, prepare_release
 from synthmed.data.sample_reading import read_image_bytes
 from synthmed.data.shard_reading import ShardFolder, open_folder
+from synthmed.evaluation.ratios import Ratios, RatioScores, summarise_ratios
 from synthmed.generation.config import GenerateConfig
 from synthmed.generation.run import generate
-from synthmed.metrics.classification import auroc
 from synthmed.progress import log
 
 DATASET = "phantom-fundus"
@@ -43,24 +43,12 @@ SHEET_COLUMNS = 8
 
 
 @dataclass(frozen=True)
-class Ratios:
-    """Vertical cup-to-disc ratios measured on the images of one kind."""
-
-    kind: str
-    label: str
-    mean: float
-    std: float
-    measured: int
-    images: int
-
-
-@dataclass(frozen=True)
 class DemoResult:
     """What the demo found."""
 
     comparison: dict[str, Any]
     ratios: tuple[Ratios, ...]
-    ratio_auroc: dict[str, float]
+    ratio_auroc: dict[str, float | None]
     """By kind: AUROC of the measured ratio itself, a classifier without any training."""
     best_auroc: float
     sheet: Path
@@ -78,7 +66,9 @@ def run_demo(output: Path, *, device: str = "auto", seed: int = 0, overwrite: bo
     log("4/4 measuring the cup-to-disc ratio of every image")
     folders = {"real": open_folder(output / "real", "train"), "synthetic": open_folder(output / "synthetic", "train")}
     images = {kind: _read_images(folder) for kind, folder in folders.items()}
-    ratios, scores = _measure(folders, images)
+    measured = {kind: _measure(kind, folder, images[kind]) for kind, folder in folders.items()}
+    ratios = tuple(row for found in measured.values() for row in found.rows)
+    scores = {kind: found.auroc for kind, found in measured.items()}
     sheet = output / "samples.png"
     _write_sheet(sheet, folders, images)
     return DemoResult(comparison, ratios, scores, BEST_AUROC, sheet)
@@ -114,21 +104,9 @@ def _read_images(folder: ShardFolder) -> NDArray[np.uint8]:
     return np.stack([decode_image(read_image_bytes(entry), entry.key) for entry in folder.entries])
 
 
-def _measure(
-    folders: dict[str, ShardFolder], images: dict[str, NDArray[np.uint8]]
-) -> tuple[tuple[Ratios, ...], dict[str, float]]:
-    """Return the measured ratios by kind and label, and how well they tell the labels apart."""
-    rows, scores = [], {}
-    for kind, folder in folders.items():
-        labels = np.array([entry.label for entry in folder.entries])
-        ratios = np.array([measure_cup_to_disc(image) for image in images[kind]])
-        for label, name in enumerate(folder.classes):
-            chosen = ratios[labels == label]
-            found = chosen[np.isfinite(chosen)]
-            rows.append(Ratios(kind, name, float(found.mean()), float(found.std(ddof=1)), len(found), len(chosen)))
-        known = np.isfinite(ratios)
-        scores[kind] = auroc(np.stack([1 - ratios[known], ratios[known]], axis=1), labels[known], 1)
-    return tuple(rows), scores
+def _measure(kind: str, folder: ShardFolder, images: NDArray[np.uint8]) -> RatioScores:
+    labels = np.array([entry.label for entry in folder.entries])
+    return summarise_ratios(kind, folder.classes, np.array([measure_cup_to_disc(image) for image in images]), labels)
 
 
 def _write_sheet(path: Path, folders: dict[str, ShardFolder], images: dict[str, NDArray[np.uint8]]) -> None:

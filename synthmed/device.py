@@ -1,6 +1,6 @@
 """Devices and number types: the only module that touches torch's global flags.
 
-Imports nothing of the package but errors.
+Imports of the package errors and progress.
 """
 
 from __future__ import annotations
@@ -9,13 +9,17 @@ import gc
 import resource
 import sys
 import time
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
 
 import torch
 
 from synthmed.errors import DeviceError, UsageError
+from synthmed.progress import log
 
 Precision = Literal["auto", "fp32", "bf16"]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def select_device(name: str) -> torch.device:
@@ -131,3 +135,49 @@ def release_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+class FittingBatches:
+    """Works through images in batches, which are halved for good where the device's memory is too small.
+
+    Args:
+        device: Where the work is done.
+        size: Images in a batch.
+        result: What stays the same with a smaller one, for the note to the user.
+
+    Attributes:
+        size: Images in a batch from now on.
+    """
+
+    def __init__(self, device: torch.device, size: int, result: str) -> None:
+        self.size = size
+        self._device = device
+        self._result = result
+
+    def map(self, work: Callable[[Sequence[Item]], Result], items: Sequence[Item]) -> list[Result]:
+        """Return what `work` gives for each batch of the items, in their order.
+
+        Raises:
+            DeviceError: There is no memory for a single image.
+        """
+        done: list[Result] = []
+        first = 0
+        while first < len(items):
+            batch = items[first : first + self.size]
+            try:
+                done.append(work(batch))
+                first += len(batch)
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside the handler: while it runs, the error's trace holds on to the tensors of the failed batch.
+            self._shrink(len(batch))
+        return done
+
+    def _shrink(self, tried: int) -> None:
+        if tried == 1:
+            raise DeviceError("the device is out of memory for a single image", "use another --device")
+        self.size = tried // 2
+        release_memory(self._device)
+        log(f"note: out of memory with {tried} images at once, going on with {self.size}: the same {self._result}")

@@ -16,6 +16,7 @@ from synthmed.config import SamplerConfig, UnetConfig, VaeConfig
 SaveTinyModel = Callable[..., Path]
 RunProgram = Callable[..., tuple[int, str, str]]
 MakeTensors = Callable[[ModelConfig], dict[str, Any]]
+MakeImageSet = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
@@ -189,3 +190,47 @@ def vgg_file(tmp_path_factory: pytest.TempPathFactory, vgg_state: dict[str, Any]
     path = tmp_path_factory.mktemp("vgg") / "vgg16.safetensors"
     save_file(vgg_state, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def make_image_set() -> MakeImageSet:
+    """A function that gives an ImageSet of images in memory: `make_image_set(images, labels, name="eyes", groups=...)`.
+
+    Images are uint8 [N, 3, H, W], as array or tensor.
+    """
+    import numpy as np
+
+    from synthmed.data.scan import hash_pixels
+    from synthmed.evaluation.sources import ImageSet
+
+    class Reader:
+        def __init__(self, arrays: Any) -> None:
+            self.arrays = arrays
+
+        def read(self, position: int) -> Any:
+            return self.arrays[position]
+
+    def make(images: Any, labels: Any, *, name: str = "set", classes: Any = ("no", "yes"), **changes: Any) -> ImageSet:
+        arrays = np.ascontiguousarray(np.asarray(images, dtype=np.uint8).transpose(0, 2, 3, 1))
+        count = len(arrays)
+        reader: Any = Reader(arrays)
+        settings: dict[str, Any] = {
+            "kind": "real",
+            "dataset": None,
+            "split": None,
+            "keys": tuple(f"{name}-{number}" for number in range(count)),
+            "groups": ("",) * count,
+            "size": arrays.shape[1:3],
+            "pixel_hashes": tuple(hash_pixels(array) for array in arrays),
+            "aliases": {},
+        }
+        return ImageSet(
+            name=name,
+            classes=tuple(classes),
+            labels=np.asarray(labels, dtype=np.int64),
+            _reader=reader,
+            _positions=np.arange(count),
+            **{**settings, **changes},
+        )
+
+    return make

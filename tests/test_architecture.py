@@ -16,20 +16,23 @@ PACKAGE = Path(synthmed.__file__).parent
 # A module imports from its own line or from lines above it. The first name that fits counts.
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("synthmed", "errors", "seeds", "storage"),
-    ("config", "tables", "runs", "device", "progress", "pickle_reading"),
-    ("recipe_files", "torch_files", "stable_diffusion"),
+    ("config", "tables", "runs", "device", "progress", "plots", "pickle_reading"),
+    ("recipe_files", "torch_files", "weight_files", "stable_diffusion"),
     ("models.*", "diffusion.schedule", "checkpoint", "medfusion", "medfusion_build", "registry", "data.*", "metrics.*"),
-    ("diffusion.samplers", "data.loading"),
+    ("diffusion.samplers", "data.loading", "features.*"),
     ("diffusion.pipeline", "training.losses", "training.processes"),
     ("training.task", "training.state"),
     ("training.loop",),
     ("training.*", "classifier.*"),
-    ("generation.*", "evaluate"),
+    ("generation.*", "evaluation.*"),
     ("demo",),
     ("cli.*", "__main__"),
 )
 # These folders' own modules hold a docstring and nothing else; importing one is importing nothing.
-EMPTY = {"classifier", "cli", "data", "diffusion", "generation", "metrics", "models", "training"}
+EMPTY = {
+    *("classifier", "cli", "data", "diffusion", "evaluation", "features"),
+    *("generation", "metrics", "models", "training"),
+}
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".") or "synthmed": path
     for path in sorted(PACKAGE.rglob("*.py"))

@@ -248,15 +248,16 @@ def test_adversarial_stage_needs_a_trained_autoencoder(run: Run, tmp_path: Path)
 def test_lpips_has_a_column_where_its_weights_are_given(
     run: Run, tiny_model_file: Path, monkeypatch: pytest.MonkeyPatch, weights: Path | None
 ) -> None:
-    from synthmed import evaluate
+    from synthmed.evaluation import reconstruction
 
-    def measured(paths: list[Path], *_: object, **options: object) -> evaluate.ReconstructionReport:
+    def measured(paths: list[Path], *_: object, **options: object) -> reconstruction.ReconstructionReport:
         assert (paths, options["vgg_weights"]) == ([tiny_model_file], weights)
         lpips = None if weights is None else (0.25, 0.125)
-        row = evaluate.ReconstructionRow("m", "test", "all", 3, (0.9, 0.1), (1e-3, 1e-4), (30.0, 2.0), lpips)
-        return evaluate.ReconstructionReport((row,), "airogs", 256, 5, evaluate.PUBLISHED["airogs"], "sheet.png")
+        row = reconstruction.ReconstructionRow("m", "test", "all", 3, (0.9, 0.1), (1e-3, 1e-4), (30.0, 2.0), lpips)
+        published = reconstruction.PUBLISHED["airogs"]
+        return reconstruction.ReconstructionReport((row,), "airogs", 256, 5, published, "sheet.png")
 
-    monkeypatch.setattr(evaluate, "evaluate_autoencoders", measured)
+    monkeypatch.setattr(reconstruction, "evaluate_autoencoders", measured)
     words = ["evaluate-autoencoder", "--checkpoint", tiny_model_file, "--data", "shards"]
     table = run(*words, *(["--vgg-weights", weights] if weights else []))
     assert table.code == 0

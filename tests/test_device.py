@@ -120,6 +120,35 @@ def test_real_allocation_failure_is_recognised():
     assert devices.is_out_of_memory(caught.value)
 
 
+def test_batches_are_halved_for_good_until_they_fit(capsys):
+    tried = []
+
+    def work(batch):
+        tried.append(len(batch))
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [value * 10 for value in batch]
+
+    fitting = devices.FittingBatches(CPU, 8, "numbers")
+    assert [value for rows in fitting.map(work, range(9)) for value in rows] == [value * 10 for value in range(9)]
+    assert fitting.map(work, range(3)) == [[0, 10], [20]]
+    assert tried == [8, 4, 2, 2, 2, 2, 1, 2, 1]
+    assert fitting.size == 2
+    assert capsys.readouterr().err.splitlines()[1] == (
+        "note: out of memory with 4 images at once, going on with 2: the same numbers"
+    )
+
+
+def test_no_batch_is_tried_again_after_other_errors_or_a_single_image():
+    def fail(batch):
+        raise RuntimeError("shape mismatch" if len(batch) > 1 else "can't allocate memory")
+
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        devices.FittingBatches(CPU, 2, "numbers").map(fail, [1, 2])
+    with pytest.raises(DeviceError, match="out of memory for a single image"):
+        devices.FittingBatches(CPU, 1, "numbers").map(fail, [1, 2])
+
+
 def test_timer_measures_and_memory_is_that_of_the_process():
     timer = devices.Timer(CPU)
     time.sleep(0.01)

@@ -1,91 +1,194 @@
-"""Evaluation of autoencoders on shards."""
+"""`synthmed evaluate` from end to end on drawn eyes: what is compared, what is refused, what is written."""
+
+from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from synthmed.data.loading import ShardImages, to_float, to_unit
+from synthmed.data.images import encode_image
+from synthmed.data.pack import PackConfig, pack_images
 from synthmed.data.phantom_release import phantom_release
+from synthmed.data.phantoms import CLASSES, draw_phantom
 from synthmed.data.prepare import PrepareConfig, prepare_release
-from synthmed.data.shard_reading import open_folder
-from synthmed.diffusion.pipeline import load_pipeline
-from synthmed.errors import DataError
-from synthmed.evaluate import evaluate_autoencoders
-from synthmed.metrics.perceptual import Lpips
+from synthmed.errors import DataError, UsageError
+from synthmed.evaluation.config import EvaluateConfig, EvaluateRequest
+from synthmed.evaluation.sets import compared_sets, open_sets
+
+SIDE = 32
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "shards"
-    prepare_release(phantom_release(40), folder, PrepareConfig(size=32))
+def draw(folder: Path, counts: dict[str, int], *, first: int, noise: float = 0) -> Path:
+    """Write drawn eyes as files of other images than those of `prepare`, as another program's generator would."""
+    generator = np.random.default_rng(first)
+    for label, name in enumerate(CLASSES):
+        for number in range(counts.get(name, 0)):
+            image = draw_phantom(7, label, first + number, SIDE).image
+            spoilt = np.clip(image + noise * generator.standard_normal(image.shape), 0, 255).astype(np.uint8)
+            path = folder / name / f"{number:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode_image(spoilt, "png"))
     return folder
 
 
-def test_figures_are_means_over_the_images_of_a_class(shards, tiny_model_file, tmp_path):
-    report = evaluate_autoencoders([tiny_model_file], shards, tmp_path / "out", splits=["test"], device="cpu")
-    assert [row.label for row in report.rows] == ["all", "no-glaucoma", "glaucoma"]
-    assert [row.images for row in report.rows] == [12, 6, 6]
-    images = ShardImages(open_folder(shards, "test"), size=16)
-    model = load_pipeline(tiny_model_file)
-    original = to_float(images.load(range(12)))
-    decoded = model.decode(model.moments(original)[0])
-    errors = (to_unit(decoded) - to_unit(original)).pow(2).mean(dim=(1, 2, 3)).numpy()
-    chosen = images.labels.numpy() == 1
-    assert report.rows[2].mse == pytest.approx((errors[chosen].mean(), errors[chosen].std()), rel=1e-4)
-    assert report.rows[0].psnr_db[0] == pytest.approx(np.mean(-10 * np.log10(errors)), rel=1e-4)
-    assert report.ms_ssim_scales == 2
-    assert json.loads((tmp_path / "out" / "reconstruction.json").read_text())["size"] == 16
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of 60 drawn eyes to train on, 20 to validate and 20 to test."""
+    path = tmp_path_factory.mktemp("real") / "eyes"
+    prepare_release(phantom_release(100), path, PrepareConfig(size=SIDE, validation=0.2, test=0.2))
+    return path
 
 
-def test_several_checkpoints_share_one_sheet(shards, tiny_model_file, save_tiny_model, tmp_path):
-    other = save_tiny_model(tmp_path / "other.safetensors", kind="autoencoder")
-    report = evaluate_autoencoders([tiny_model_file, other], shards, tmp_path / "out", device="cpu")
-    assert {row.split for row in report.rows} == {"train", "validation", "test"}
-    assert len(report.rows) == 2 * 3 * 3
-    # A row of originals, and two for each model, of 16 pixels each and their titles.
-    with Image.open(report.sheet) as sheet:
-        assert sheet.height > 5 * 16
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a perfect generator makes: 24 eyes of each class."""
+    return draw(tmp_path_factory.mktemp("drawn") / "good", dict.fromkeys(CLASSES, 24), first=0)
 
 
-def test_models_of_different_sizes_are_refused(shards, tiny_model_file, save_tiny_model, tmp_path):
-    other = save_tiny_model(tmp_path / "other.safetensors", size=32)
-    with pytest.raises(DataError, match="different sizes"):
-        evaluate_autoencoders([tiny_model_file, other], shards, tmp_path / "out", device="cpu")
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a poor generator makes, and more of it: 30 noisy eyes of one class, 26 of the other."""
+    counts = dict(zip(CLASSES, (30, 26), strict=True))
+    return draw(tmp_path_factory.mktemp("noisy") / "bad", counts, first=100, noise=25)
 
 
-def test_model_of_other_than_square_images_is_refused(shards, save_tiny_model, tmp_path):
-    model = save_tiny_model(tmp_path / "model.safetensors", size=(16, 32))
-    with pytest.raises(DataError, match="images of 16 x 32 pixels"):
-        evaluate_autoencoders([model], shards, tmp_path / "out", device="cpu")
+def request(real: Path, *generated: Path, output: Path, **settings: Any) -> EvaluateRequest:
+    config = replace(EvaluateConfig(features=("radiomic",), checks=("scores",)), **settings)
+    return EvaluateRequest(real=str(real), generated=tuple(map(str, generated)), output=output, config=config)
 
 
-def test_sheet_shows_differences_around_grey(shards, save_tiny_model, tmp_path):
-    """An autoencoder that gives back what it gets would leave the difference rows grey; a random one does not."""
-    model = save_tiny_model(tmp_path / "model.safetensors")
-    report = evaluate_autoencoders([model], shards, tmp_path / "out", splits=["test"], device="cpu")
-    with Image.open(report.sheet) as sheet:
-        assert np.array(sheet).std() > 10
+def test_equal_numbers_of_every_class_are_compared(real, drawn, noisy, tmp_path):
+    sets = open_sets(request(real, drawn, noisy, output=tmp_path))
+    assert sets.held_out is not None
+    assert (sets.real.split, sets.training, sets.held_out.split) == ("train", sets.real, "test")
+    reference, generated = compared_sets(sets, balanced=True, seed=0)
+    assert {Counter(images.labels.tolist()) == {0: 24, 1: 24} for images in generated} == {True}
+    assert Counter(reference.labels.tolist()) == {0: 30, 1: 30}
+    _, unbalanced = compared_sets(sets, balanced=False, seed=0)
+    assert [len(images) for images in unbalanced] == [48, 56]
 
 
-def test_lpips_is_measured_where_its_weights_are_given(shards, tiny_model_file, vgg_file, tmp_path):
-    report = evaluate_autoencoders(
-        [tiny_model_file], shards, tmp_path / "out", splits=["test"], device="cpu", vgg_weights=vgg_file
-    )
-    images = ShardImages(open_folder(shards, "test"), size=16)
-    model = load_pipeline(tiny_model_file)
-    original = to_float(images.load(range(12)))
-    decoded = model.decode(model.moments(original)[0]).clamp(-1, 1)
-    distances = Lpips(vgg_file, torch.device("cpu"))(decoded, original)[images.labels == 0].numpy()
-    assert report.rows[1].lpips == pytest.approx((distances.mean(), distances.std()), rel=1e-3)
-    assert distances.mean() > 0.01
-    stored = json.loads((tmp_path / "out" / "reconstruction.json").read_text())
-    assert tuple(stored["rows"][1]["lpips"]) == report.rows[1].lpips
+def test_one_generated_class_is_scored_against_its_own_real_images(real, tmp_path):
+    files, shards = draw(tmp_path / "files", {CLASSES[1]: 5}, first=0), tmp_path / "shards"
+    pack_images(files, shards, PackConfig(classes=(CLASSES[1],)))
+    reference, (generated,) = compared_sets(open_sets(request(real, shards, output=tmp_path)), balanced=True, seed=0)
+    assert reference.classes == generated.classes == (CLASSES[1],)
+    assert (len(reference), len(generated)) == (30, 5)
+    assert set(reference.labels) == {0}
 
 
-def test_lpips_refuses_images_that_are_too_small(shards, save_tiny_model, vgg_file, tmp_path):
-    model = save_tiny_model(tmp_path / "model.safetensors", size=8)
-    with pytest.raises(DataError, match="LPIPS cannot be measured on images of 8 pixels"):
-        evaluate_autoencoders([model], shards, tmp_path / "out", device="cpu", vgg_weights=vgg_file)
+def test_sets_of_the_same_name_are_told_apart(real, tmp_path):
+    folders = [draw(tmp_path / parent / "out", dict.fromkeys(CLASSES, 2), first=9 * k) for k, parent in enumerate("ab")]
+    sets = open_sets(request(real, *folders, output=tmp_path))
+    assert [images.name for images in sets.generated] == list(map(str, folders))
+
+
+def test_real_and_generated_cannot_be_confused(real, drawn, tmp_path):
+    with pytest.raises(DataError, match="holds the images of --real"):
+        open_sets(request(real, real, output=tmp_path))
+    with pytest.raises(DataError, match="classes differ"):
+        other = draw(tmp_path / "other", dict.fromkeys(CLASSES, 2), first=0)
+        (other / CLASSES[0]).rename(other / "cataract")
+        open_sets(request(real, other, output=tmp_path))
+
+
+def test_unknown_checks_and_shares_are_refused():
+    with pytest.raises(UsageError, match="unknown check: fidelity"):
+        EvaluateConfig(checks=("fidelity",))
+    with pytest.raises(UsageError, match="false-alarms"):
+        EvaluateConfig(false_alarms=1.0)
+
+
+@pytest.fixture(scope="module")
+def evaluated(real, drawn, noisy, tmp_path_factory):
+    """The folder of an evaluation of both generators by scores alone, and its results."""
+    from synthmed.evaluation.run import evaluate
+
+    output = tmp_path_factory.mktemp("evaluated")
+    return output, evaluate(request(real, drawn, noisy, output=output, checks=("scores", "artefacts")))
+
+
+def scores(results, generated, label="all"):
+    rows = [row for row in results["scores"] if (row["generated"], row["label"]) == (generated, label)]
+    return {row["score"]: row for row in rows}
+
+
+def test_better_generator_scores_better_and_its_floor_is_near(evaluated):
+    _, results = evaluated
+    good, bad = scores(results, "good"), scores(results, "bad")
+    assert good["fid"]["value"] < 0.5 * bad["fid"]["value"]
+    assert good["precision"]["value"] > bad["precision"]["value"]
+    assert good["fid"]["value"] < 2 * good["fid"]["floor"]["mean"]
+    assert bad["fid"]["low"] > bad["fid"]["floor"]["mean"]
+    (difference,) = (row for row in results["differences"] if row["score"] == "fid")
+    assert difference["difference"] < 0
+    assert difference["p_value"] < 0.01
+
+
+def test_results_state_what_they_depend_on(evaluated, real):
+    output, results = evaluated
+    assert json.loads((output / "results.json").read_text()) == json.loads(json.dumps(results))
+    assert results["real"]["num_images"] == dict.fromkeys(CLASSES, 30)
+    assert [images["num_images"] for images in results["generated"]] == [dict.fromkeys(CLASSES, 24)] * 2
+    extractor = results["features"]["radiomic"]
+    assert (extractor["weights_sha256"], len(extractor["fingerprint"])) == (None, 64)
+    assert {row["label"] for row in results["scores"]} == {"all", *CLASSES}
+    assert results["conditions"]["reference_hash"] == results["real"]["content_hash"]
+
+
+def test_earlier_results_stand_beside_if_made_alike(real, noisy, drawn, evaluated, tmp_path):
+    from synthmed.evaluation.run import evaluate
+
+    output, results = evaluated
+    third = draw(tmp_path / "third", dict.fromkeys(CLASSES, 24), first=50)
+    alone = request(real, third, output=tmp_path / "out")
+    joined = evaluate(replace(alone, baselines=(output,)))
+    assert joined is not None
+    assert [images["name"] for images in joined["generated"]] == ["third", "good", "bad"]
+    assert scores(joined, "good") == scores(results, "good")
+    smaller = draw(tmp_path / "smaller", dict.fromkeys(CLASSES, 10), first=50)
+    with pytest.raises(DataError, match=r"cannot be compared: num_generated.*24.*10"):
+        evaluate(replace(alone, generated=(str(smaller),), baselines=(output,)))
+    with pytest.raises(DataError, match="evaluated here too"):
+        evaluate(replace(request(real, drawn, noisy, output=tmp_path / "again"), baselines=(output,)))
+
+
+def test_command_prints_one_table_an_extractor(run_program, real, drawn, tmp_path):
+    words = ("evaluate", "--real", real, "--synthetic", drawn, "--features", "radiomic", "-o", tmp_path / "out")
+    code, out, _ = run_program(*words, "--checks", "scores")
+    assert code == 0
+    assert "scores on radiomic features" in out
+    assert "real against real" in out
+    code, out, _ = run_program(*words, "--checks", "scores", "--json")
+    assert (code, json.loads(out)["settings"]["features"]) == (0, ["radiomic"])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--features", "inception"), 3, "weights-inception-2015-12-05-6726825d.pth"),
+        (("--features", "radio"), 2, "radiomic"),
+        (("--features", "radiomic", "--checks", "scores,beauty"), 2, "unknown check: beauty"),
+        (("--features", "radiomic", "--feature-weights", "w.pt"), 2, "does not say whose"),
+        (("--features", "radiomic", "--held-out", "nowhere"), 3, "nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(run_program, real, drawn, tmp_path, monkeypatch, words, code, message):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    found, out, err = run_program("evaluate", "--real", real, "--synthetic", drawn, "-o", tmp_path / "out", *words)
+    assert (found, out) == (code, "")
+    assert message in err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_are_there(evaluated):
+    output, _ = evaluated
+    for name in ("samples.png", "pca-radiomic.png", "scores-radiomic.png", "sizes-radiomic.png", "spectra.png"):
+        with Image.open(output / name) as picture:
+            assert min(picture.size) > 100

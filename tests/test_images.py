@@ -130,6 +130,15 @@ def test_crop_is_resizing_and_then_cutting() -> None:
     assert np.abs(resize_image(image, 30, "crop").astype(int) - whole[:, 10:40]).max() <= 1
 
 
+@pytest.mark.parametrize(("size", "whole"), [((20, 30), (20, 30)), ((40, 40), (40, 60)), ((10, 45), (30, 45))])
+def test_crop_to_other_proportions_takes_the_largest_part(size: tuple[int, int], whole: tuple[int, int]) -> None:
+    image = noise(60, 90)
+    resized = np.asarray(Image.fromarray(image).resize(whole[::-1], Image.Resampling.BILINEAR))
+    top, left = (whole[0] - size[0]) // 2, (whole[1] - size[1]) // 2
+    cut = resized[top : top + size[0], left : left + size[1]]
+    assert np.abs(resize_image(image, size, "crop").astype(int) - cut).max() <= 1
+
+
 def test_stretch_keeps_everything() -> None:
     image = np.zeros((40, 80, 3), dtype=np.uint8)
     image[:, 40:] = 200

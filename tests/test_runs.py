@@ -16,6 +16,7 @@ from synthmed.runs import (
     StopSignal,
     atomic_file,
     atomic_path,
+    claim_file,
     hash_json,
     open_output,
     read_json,
@@ -257,3 +258,24 @@ def test_second_signal_ends_the_work_at_once() -> None:
         pytest.fail("the second signal passed unnoticed")
     assert caught.value.exit_code == 143
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_claim_is_one_processs_until_it_ends(tmp_path: Path) -> None:
+    lock = tmp_path / "new" / "a.lock"
+    with claim_file(lock) as mine:
+        with claim_file(lock) as theirs, claim_file(tmp_path / "b.lock") as other:
+            assert (mine, theirs, other) == (True, False, True)
+        with claim_file(lock) as theirs:
+            assert not theirs
+    with claim_file(lock) as mine:
+        assert mine
+
+
+def test_what_cannot_be_locked_is_everybodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with claim_file(tmp_path / "a") as first, claim_file(tmp_path / "a") as second:
+        assert first
+        assert second

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from synthmed import registry
 from synthmed.checkpoint import ModelConfig, count_parameters, hash_model, load_tensors, read_config, save_model
-from synthmed.cli import evaluate as evaluate_command
+from synthmed.cli import evaluate_autoencoder as evaluate_command
 from synthmed.cli import generate as generate_command
 from synthmed.cli import library, train
 from synthmed.config import VaeConfig
@@ -25,7 +25,7 @@ from synthmed.data.prepare import PrepareConfig, prepare_release
 from synthmed.data.shard_reading import open_folder
 from synthmed.diffusion.pipeline import load_pipeline
 from synthmed.errors import CheckpointError, DataError, RecipeError
-from synthmed.evaluate import evaluate_autoencoders
+from synthmed.evaluation.reconstruction import evaluate_autoencoders
 from synthmed.medfusion import export_state_dict
 from synthmed.recipe_files import load_recipe
 from synthmed.stable_diffusion import AutoencoderKLConfig, find_weights, read_config_beside

@@ -27,6 +27,16 @@ from synthmed.metrics.statistics import (
     resample_weights,
     summarise,
 )
+from synthmed.plots import (
+    GENERATED_COLOURS,
+    LEGEND_SIZE,
+    REAL_COLOUR,
+    REFERENCE,
+    figure_png,
+    finish_axes,
+    new_figure,
+    plain,
+)
 from synthmed.seeds import numpy_generator
 
 RESULTS_FILE = "results.json"
@@ -35,7 +45,7 @@ ROC_FILE = "roc.png"
 
 ARM_COLUMNS = ("arm", "AUROC", "95 % interval", "each seed", "balanced accuracy", "training loss")
 DIFFERENCE_COLUMNS = ("difference", "AUROC", "95 % interval")
-ARM_COLOURS = {"real": "#0072B2", "synthetic": "#D55E00", "both": "#009E73"}  # told apart by colour-blind readers too
+ARM_COLOURS = {"real": REAL_COLOUR, "synthetic": GENERATED_COLOURS[0], "both": GENERATED_COLOURS[1]}
 
 
 def comparison_results(comparison: Comparison, trainings: Sequence[Training]) -> dict[str, Any]:
@@ -205,13 +215,9 @@ def predictions_csv(comparison: Comparison, trainings: Sequence[Training]) -> by
 
 def draw_roc(comparison: Comparison, trainings: Sequence[Training], results: Mapping[str, Any]) -> bytes:
     """Return the ROC plot as PNG: one line an arm, the mean over its trainings, and the diagonal of chance."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6, 6)
     axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="chance: 0.5")
+    axes.plot([0, 1], [0, 1], label="chance: 0.5", **REFERENCE)
     labels, positive = _labels(comparison.folders.test), comparison.folders.positive
     for arm, found in results["arms"].items():
         probabilities = np.stack([training.probabilities for training in trainings if training.arm == arm])
@@ -219,14 +225,8 @@ def draw_roc(comparison: Comparison, trainings: Sequence[Training], results: Map
         score = _mean_and_spread(found["auroc_mean"], found["auroc_std"])
         axes.plot(*rates, color=ARM_COLOURS[arm], linewidth=2, label=f"{arm}: AUROC {score}")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-    axes.set_xlabel("false positive rate (1 - specificity)", fontsize=13)
-    axes.set_ylabel("true positive rate (sensitivity)", fontsize=13)
     what = results["positive"] if len(results["classes"]) == 2 else "mean of one-against-rest"
-    axes.set_title(f"{what}: {comparison.config.model}, {len(labels)} test images", fontsize=13)
-    axes.tick_params(labelsize=11)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize=12)
-    image = io.BytesIO()
-    # Without the version stamp, the same results are the same file.
-    figure.savefig(image, format="png", metadata={"Software": None})
-    return image.getvalue()
+    title = f"{plain(what)}: {comparison.config.model}, {len(labels)} test images"
+    finish_axes(axes, "false positive rate (1 - specificity)", "true positive rate (sensitivity)", title)
+    axes.legend(loc="lower right", fontsize=LEGEND_SIZE)
+    return figure_png(figure)

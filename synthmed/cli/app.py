@@ -13,7 +13,17 @@ import typer
 from typer.exceptions import TyperException
 
 import synthmed
-from synthmed.cli import demo, evaluate, generate, library, regenerate, shards, train, train_classifier
+from synthmed.cli import (
+    demo,
+    evaluate,
+    evaluate_autoencoder,
+    generate,
+    library,
+    regenerate,
+    shards,
+    train,
+    train_classifier,
+)
 from synthmed.cli.prepare import prepare_app
 from synthmed.errors import Interrupted, SynthmedError
 from synthmed.progress import printable
@@ -36,7 +46,8 @@ app.command("verify")(shards.verify)
 app.command("pack")(shards.pack)
 app.command("unpack")(shards.unpack)
 app.command("train-classifier")(train_classifier.train_classifier)
-app.command("evaluate-autoencoder")(evaluate.evaluate_autoencoder)
+app.command("evaluate")(evaluate.evaluate)
+app.command("evaluate-autoencoder")(evaluate_autoencoder.evaluate_autoencoder)
 app.command("demo")(demo.demo)
 app.add_typer(library.recipes, name="recipes")
 app.add_typer(library.checkpoints, name="checkpoints")

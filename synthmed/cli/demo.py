@@ -36,7 +36,12 @@ def demo(
     best = f"best possible with the true cup-to-disc ratio: {found.best_auroc:.3f}"
     print_table(f"AUROC of glaucoma on drawn test eyes ({best})", ARM_COLUMNS, arm_rows(found.comparison))
     rows = [
-        [row.kind, row.label, f"{row.mean:.3f} ± {row.std:.3f}", f"{row.measured} of {row.images}"]
+        [
+            row.kind,
+            row.label,
+            "-" if row.mean is None or row.std is None else f"{row.mean:.3f} ± {row.std:.3f}",
+            f"{row.measured} of {row.images}",
+        ]
         for row in found.ratios
     ]
     print_table("measured vertical cup-to-disc ratio", ["images", "label", "mean ± std", "measured"], rows)

@@ -1,90 +1,202 @@
-"""`synthmed evaluate-autoencoder`."""
+"""`synthmed evaluate`: how good generated images are, and what is wrong with them."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from synthmed.cli.common import DeviceOption, JsonOption, VggOption, print_json, print_table
-from synthmed.storage import location
+from synthmed.cli.common import DeviceOption, JsonOption, SeedOption, models_home, print_json, print_table
+from synthmed.errors import UsageError
+from synthmed.evaluation.config import CHECKS, EvaluateConfig, EvaluateRequest
 
+DEFAULTS = EvaluateConfig()
+PLACE = "PLACE[:SPLIT]"
+ALL_CHECKS = ",".join(CHECKS)
 
-def evaluate_autoencoder(
-    checkpoints: Annotated[
-        list[Path],
-        typer.Option(
-            "--checkpoint",
-            help="Model file, run folder, or diffusers' folder of Stable Diffusion's autoencoder; give it more than "
-            "once to compare.",
-        ),
-    ],
-    data: Annotated[Path, typer.Option("--data", "-d", parser=location, metavar="DIR", help="Folder of shards.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for figures and pictures.")] = Path(
-        "reconstruction"
+RealOption = Annotated[
+    str,
+    typer.Option(
+        "--real",
+        metavar=PLACE,
+        help="Real images to score against: shards (of several splits, train unless named), or a folder, zip or tar of "
+        "images in class folders.",
     ),
-    splits: Annotated[
-        list[str] | None, typer.Option("--split", help="Split to use; give it more than once.", show_default="all")
-    ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            "--size",
-            min=16,
-            help="Side of the images in pixels, for autoencoders of any size.",
-            show_default="the other models', else the data's",
-        ),
-    ] = None,
-    vgg_weights: VggOption = None,
+]
+SyntheticOption = Annotated[
+    list[str],
+    typer.Option("--synthetic", metavar=PLACE, help="Generated images; give it more than once to compare generators."),
+]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for results and pictures.")]
+FeaturesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--features",
+        metavar="NAME",
+        help="Feature extractor: inception, timm:MODEL, or radiomic, which needs no weights; give it more than once.",
+        show_default="inception",
+    ),
+]
+WeightsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--feature-weights",
+        metavar="[NAME=]FILE",
+        help="File with an extractor's weights; with its name where several need one.",
+        show_default="the library's cache",
+    ),
+]
+DownloadOption = Annotated[
+    bool, typer.Option("--download", help="Fetch weights that are not on this machine. Nothing is fetched without it.")
+]
+TrainingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--training",
+        metavar=PLACE,
+        help="Images that the model was trained on.",
+        show_default="split train of --real",
+    ),
+]
+HeldOutOption = Annotated[
+    str | None,
+    typer.Option(
+        "--held-out",
+        metavar=PLACE,
+        help="Real images of other patients.",
+        show_default="split test or validation of --real",
+    ),
+]
+ChecksOption = Annotated[
+    str, typer.Option("--checks", metavar="LIST", help=f"What to look into, of {', '.join(CHECKS)}.")
+]
+BalancedOption = Annotated[
+    bool,
+    typer.Option("--balanced/--no-balanced", help="Compare as many images of every class, and of every generated set."),
+]
+SizeOption = Annotated[
+    int | None,
+    typer.Option("--size", min=32, help="Side of all images in pixels.", show_default="that of the real ones"),
+]
+FalseAlarmsOption = Annotated[
+    float, typer.Option("--false-alarms", help="Share of honest images that may be suspected as copies.")
+]
+BaselineOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--baseline", metavar="DIR", help="Earlier results to stand beside these; refused where they are unlike."
+    ),
+]
+SheetsOption = Annotated[
+    bool, typer.Option("--sheets/--no-sheets", help="Write pictures that show real images, which are patients.")
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache", metavar="DIR", help="Folder that keeps features.", show_default="features in SYNTHMED_HOME"
+    ),
+]
+BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Images whose features are made at once.")]
+
+
+def evaluate(
+    real: RealOption,
+    synthetic: SyntheticOption,
+    output: OutputOption,
+    features: FeaturesOption = None,
+    feature_weights: WeightsOption = None,
+    download: DownloadOption = False,
+    training: TrainingOption = None,
+    held_out: HeldOutOption = None,
+    checks: ChecksOption = ALL_CHECKS,
+    balanced: BalancedOption = DEFAULTS.balanced,
+    size: SizeOption = None,
+    false_alarms: FalseAlarmsOption = DEFAULTS.false_alarms,
+    baseline: BaselineOption = None,
+    sheets: SheetsOption = True,
+    cache: CacheOption = None,
     device: DeviceOption = "auto",
+    batch_size: BatchSizeOption = 64,
+    seed: SeedOption = DEFAULTS.seed,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how much of an image survives its latents: MS-SSIM, MSE and PSNR by split and class.
+    """Score generated images against real ones, and look for copies, wrong labels and artefacts.
 
-    With --vgg-weights also LPIPS without linear calibration, the smaller the closer.
+    Example: synthmed evaluate --real shards/airogs --synthetic out/airogs --features radiomic -o runs/scores
 
-    Example: synthmed evaluate-autoencoder --checkpoint runs/airogs --data shards/airogs --split test
+    Scores are FID, KID, precision and recall as the paper has them, density and coverage, over all and by class: with
+    intervals, with what real images reach against real ones, and with p-values where there are several generators.
+
+    The output folder gets results.json and pictures. Features are kept, so that a second start is quick.
     """
-    from synthmed import registry
-
-    paths = [registry.resolve_path(path) for path in checkpoints]
-    from synthmed.evaluate import evaluate_autoencoders
-
-    report = evaluate_autoencoders(
-        paths, data, output, splits=splits or (), size=size, device=device, vgg_weights=vgg_weights
+    names = tuple(dict.fromkeys(features or DEFAULTS.features))
+    config = EvaluateConfig(
+        features=names,
+        checks=tuple(word.strip() for word in checks.split(",") if word.strip()),
+        balanced=balanced,
+        size=size,
+        false_alarms=false_alarms,
+        seed=seed,
     )
-    if as_json:
-        print_json(dataclasses.asdict(report))
+    request = EvaluateRequest(
+        real=real,
+        generated=tuple(synthetic),
+        output=output,
+        config=config,
+        training=training,
+        held_out=held_out,
+        weights=_weights(feature_weights or [], names),
+        download=download,
+        cache=cache or models_home() / "features",
+        baselines=tuple(baseline or ()),
+        sheets=sheets,
+        device=device,
+        batch_size=batch_size,
+    )
+    from synthmed.evaluation.run import evaluate as run_evaluation
+
+    results = run_evaluation(request)
+    if results is None:  # under torchrun the first process speaks for all
         return
-
-    rows = [
-        (row.checkpoint, row.split, row.label, row.images, *_cells(row.ms_ssim, row.mse, row.psnr_db, row.lpips))
-        for row in report.rows
-    ]
-    rows += [
-        (
-            f"published: {name}",
-            "reference set",
-            "all",
-            "",
-            *_cells(found["ms_ssim"], found["mse"], found["psnr_db"], None),
-        )
-        for name, found in report.published.items()
-    ]
-    scales = "" if report.ms_ssim_scales == 5 else f", MS-SSIM on {report.ms_ssim_scales} of 5 scales"
-    title = f"reconstruction at {report.size} px on [0, 1]{scales}; pictures in {report.sheet}"
-    columns = ["checkpoint", "split", "label", "images", "MS-SSIM", "MSE (x 1e-5)", "PSNR (dB)", "LPIPS (VGG-16)"]
-    # Without the weights there is nothing in the last column.
-    shown = len(columns) - (vgg_weights is None)
-    print_table(title, columns[:shown], [row[:shown] for row in rows])
+    if as_json:
+        print_json(results)
+        return
+    _print_results(results)
 
 
-def _cells(*figures: tuple[float, float] | None) -> list[str]:
-    """Return MS-SSIM, MSE in units of 1e-5, PSNR and LPIPS, each as mean and standard deviation."""
-    scales, digits = (1, 1e5, 1, 1), (3, 0, 1, 3)
-    return [
-        "-" if figure is None else f"{figure[0] * scale:.{places}f} ± {figure[1] * scale:.{places}f}"
-        for figure, scale, places in zip(figures, scales, digits, strict=True)
-    ]
+def _weights(given: list[str], names: tuple[str, ...]) -> dict[str, Path]:
+    """Return the file of weights of each extractor that has one given."""
+    needing = [name for name in names if name != "radiomic"]
+    found: dict[str, Path] = {}
+    for word in given:
+        name, equals, file = word.partition("=")
+        if not (equals and name in names):
+            if len(needing) != 1:
+                raise UsageError(
+                    f"--feature-weights {word} does not say whose weights they are",
+                    f"NAME=FILE, with NAME of {', '.join(needing or names)}",
+                )
+            name, file = needing[0], word
+        found[name] = Path(file)
+    return found
+
+
+def _print_results(results: dict[str, Any]) -> None:
+    from synthmed.evaluation import results as tables
+
+    for name, extractor in results["features"].items():
+        if results["scores"]:
+            title = f"scores on {name} features ({extractor['resize']}), with 95 % intervals"
+            print_table(title, tables.score_columns(name), tables.score_table(results, name))
+    titles = {
+        "differences": "differences, p by permutation",
+        "diversity": "diversity: the lower, the more of it",
+        "copies": "images suspiciously near to training images",
+        "labels": "labels, as a classifier of real images sees them",
+        "artefacts": "artefacts",
+    }
+    for part, title in titles.items():
+        if results[part]:
+            columns, rows = tables.TABLES[part]
+            print_table(title, columns, rows(results))

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from synthmed.errors import DataError
 
@@ -119,22 +119,26 @@ def _to_rgb(image: Image.Image, name: str) -> ImageArray:
     return np.asarray(image.convert("RGB"))
 
 
-def resize_image(image: ImageArray, size: int, method: ResizeMethod) -> ImageArray:
+def resize_image(image: ImageArray, size: int | tuple[int, int], method: ResizeMethod) -> ImageArray:
     """Return an image as [size, size, 3], by Pillow's bilinear filter, which widens when it shrinks (antialiased).
 
     Args:
         image: [H, W, 3] uint8.
-        size: New width and height in pixels.
-        method: "crop" brings the short side to `size` and cuts out the centre; "stretch" does not keep proportions.
+        size: New side, or height and width, in pixels.
+        method: "crop" keeps the largest part around the centre that has the new proportions; "stretch" keeps all, and
+            not the proportions.
     """
     height, width = image.shape[:2]
-    if (height, width) == (size, size):
+    new_height, new_width = (size, size) if isinstance(size, int) else size
+    if (height, width) == (new_height, new_width):
         return image
     # The part of the source that is kept, in source pixels: Pillow resamples straight from that box.
-    side = min(height, width)
-    left, top = ((width - side) / 2, (height - side) / 2) if method == "crop" else (0.0, 0.0)
+    left = top = 0.0
+    if method == "crop":
+        left = (width - min(width, height * new_width / new_height)) / 2
+        top = (height - min(height, width * new_height / new_width)) / 2
     box = (left, top, width - left, height - top)
-    resized = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=box)
+    resized = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR, box=box)
     return np.asarray(resized)
 
 
@@ -192,7 +196,7 @@ def _png_text(text: Mapping[str, str], xmp: bytes) -> PngImagePlugin.PngInfo:
 
 
 def contact_sheet(
-    images: ImageArray, columns: int, *, row_titles: Sequence[str] | None = None, gap: int = 2
+    images: ImageArray, columns: int, *, row_titles: Sequence[str] | None = None, gap: int = 2, text_size: int = 10
 ) -> ImageArray:
     """Return images laid out row by row on dark grey, to look at.
 
@@ -201,10 +205,11 @@ def contact_sheet(
         columns: Images in a row.
         row_titles: A line of text above each row; too few leave the last rows without.
         gap: Pixels between images and around them.
+        text_size: Of the titles, in pixels.
     """
     count, height, width = images.shape[:3]
     titles = list(row_titles or [])
-    strip = 14 if titles else 0
+    strip = text_size + 4 if titles else 0
     rows = -(-count // columns)
     pitch = (height + strip + gap, width + gap)
     sheet = np.full((rows * pitch[0] + gap, min(columns, count) * pitch[1] + gap, 3), 32, dtype=np.uint8)
@@ -215,7 +220,7 @@ def contact_sheet(
     if not titles:
         return sheet
     picture = Image.fromarray(sheet)
-    draw = ImageDraw.Draw(picture)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(text_size)
     for row, title in enumerate(titles[:rows]):
-        draw.text((gap + 1, gap + row * pitch[0]), title, fill=(230, 230, 230))
+        draw.text((gap + 1, gap + row * pitch[0]), title, fill=(230, 230, 230), font=font)
     return np.asarray(picture)

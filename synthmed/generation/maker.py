@@ -15,9 +15,7 @@ from synthmed.data.images import encode_image
 from synthmed.data.loading import to_rgb_arrays, to_uint8
 from synthmed.data.shards import Sample, safe_key
 from synthmed.diffusion.pipeline import load_pipeline
-from synthmed.errors import DeviceError
 from synthmed.generation.config import SPLIT, GenerateConfig, Planned
-from synthmed.progress import log
 from synthmed.seeds import derive_seed
 
 BATCH_SIZES = {"cuda": 64, "cpu": 16}
@@ -51,14 +49,14 @@ class Maker:
         devices.configure(chosen, any_threads=True)
         self.config = config
         self.pipeline = load_pipeline(config.checkpoint, chosen)
-        self.batch_size = batch_size or BATCH_SIZES[chosen.type]
+        self.fitting = devices.FittingBatches(chosen, batch_size or BATCH_SIZES[chosen.type], "images")
         self.sampling_sec = 0.0
         self._encoders = ThreadPoolExecutor(ENCODERS)
 
     def batches(self, planned: Sequence[Planned]) -> Iterator[list[Future[Sample]]]:
         """Yield the samples of a shard in the order of the plan, batch by batch, while they are still being encoded."""
         # Equal batches: none of them small, which would cost nearly as much as a full one.
-        count = -(-len(planned) // self.batch_size)
+        count = -(-len(planned) // self.fitting.size)
         for number in range(count):
             batch = planned[number * len(planned) // count : (number + 1) * len(planned) // count]
             images = self.sample(batch)
@@ -71,51 +69,29 @@ class Maker:
             DeviceError: The device has no memory for a single one.
         """
         timer = devices.Timer(self.pipeline.device)
-        done: list[NDArray[np.uint8]] = []
-        rest = list(batch)
-        while rest:
-            now = rest[: self.batch_size]
-            images = self._try_sample(now)
-            if images is None:
-                self._shrink(len(now))
-                continue
-            done.append(images)
-            rest = rest[len(now) :]
+        done = self.fitting.map(self._sample, batch)
         self.sampling_sec += timer.elapsed_sec()
         return np.concatenate(done)
 
-    def _try_sample(self, batch: Sequence[Planned]) -> NDArray[np.uint8] | None:
-        """Return images, or `None` if the device is out of memory."""
+    def _sample(self, batch: Sequence[Planned]) -> NDArray[np.uint8]:
         config, sampler = self.config, self.config.sampler
         dtype = devices.select_dtype(config.precision, self.pipeline.device)  # type: ignore[arg-type]
-        try:
-            with devices.autocast(self.pipeline.device, dtype):
-                images = self.pipeline.sample(
-                    [image.label for image in batch],
-                    seeds=[derive_seed(config.seed, "image", image.label, image.index) for image in batch],
-                    sampler=sampler.sampler,
-                    steps=sampler.steps,
-                    eta=sampler.eta,
-                    guidance_scale=sampler.guidance_scale,
-                )
-            return to_rgb_arrays(to_uint8(images.float()))
-        except (RuntimeError, MemoryError) as error:
-            if not devices.is_out_of_memory(error):
-                raise
-            return None
-
-    def _shrink(self, tried: int) -> None:
-        if tried == 1:
-            raise DeviceError("the device is out of memory for a single image", "use another --device")
-        self.batch_size = tried // 2
-        devices.release_memory(self.pipeline.device)
-        log(f"note: out of memory with {tried} images at once, going on with {self.batch_size}: the same images")
+        with devices.autocast(self.pipeline.device, dtype):
+            images = self.pipeline.sample(
+                [image.label for image in batch],
+                seeds=[derive_seed(config.seed, "image", image.label, image.index) for image in batch],
+                sampler=sampler.sampler,
+                steps=sampler.steps,
+                eta=sampler.eta,
+                guidance_scale=sampler.guidance_scale,
+            )
+        return to_rgb_arrays(to_uint8(images.float()))
 
     def measure(self) -> Speed:
         """Return what a batch costs, from one pass of the denoiser and one decoding."""
         import torch
 
-        count, device = min(self.batch_size, self.config.total), self.pipeline.device
+        count, device = min(self.fitting.size, self.config.total), self.pipeline.device
         latents = torch.zeros(count, *self.pipeline.latent_shape, device=device)
         times = torch.zeros(count, dtype=torch.int64, device=device)
         dtype = devices.select_dtype(self.config.precision, device)  # type: ignore[arg-type]

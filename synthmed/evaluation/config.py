@@ -1,0 +1,63 @@
+"""What `synthmed evaluate` is asked for. Imports of the package config and errors; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from synthmed.errors import UsageError
+
+CHECKS = ("scores", "copies", "labels", "artefacts")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Everything that a result depends on besides the images and the weights. The default is the paper's protocol."""
+
+    features: tuple[str, ...] = ("inception",)
+    """Extractors: inception, radiomic, or timm:MODEL."""
+    checks: tuple[str, ...] = CHECKS
+    """What is asked: scores, copies, labels, artefacts."""
+    balanced: bool = True
+    """Compare as many images of every class, and as many of every generated set."""
+    size: int | None = None
+    """Side of all images in pixels; None takes that of the real ones."""
+    false_alarms: float = 0.01
+    """Share of honest images that may be suspected as copies."""
+    seed: int = 0
+    """Seed of everything random."""
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.checks if name not in CHECKS]:
+            raise UsageError(f"unknown check: {unknown[0]}", f"choose of {', '.join(CHECKS)}")
+        if not 0 < self.false_alarms < 1:
+            raise UsageError(f"--false-alarms is {self.false_alarms}", "it is a share between 0 and 1")
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """Where the images lie and where results go."""
+
+    real: str
+    """Reference images: PLACE or PLACE:SPLIT; of shards with several splits `train`, which the model was shown."""
+    generated: tuple[str, ...]
+    """Generated sets, in the order of tables."""
+    output: Path
+    config: EvaluateConfig
+    training: str | None = None
+    """Images that the model was trained on, for copies and labels; None takes the split train of the real ones."""
+    held_out: str | None = None
+    """Real images of other patients; None takes the split test, or validation, of the real ones."""
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    """File of weights by extractor; what is missing is looked for in the libraries' caches."""
+    download: bool = False
+    """Fetch weights that are nowhere on this machine."""
+    cache: Path | None = None
+    """Folder in which features are kept; None keeps none."""
+    baselines: tuple[Path, ...] = ()
+    """Results of earlier evaluations, whose generated sets stand beside these."""
+    sheets: bool = True
+    """Whether pictures that show real images are written."""
+    device: str = "auto"
+    batch_size: int = 64

@@ -1,0 +1,309 @@
+"""Does a label show what it says: a classifier trained on real images reads the requested labels of other sets.
+
+What it finds on real images that it has not seen is the measure. A generated set can agree better than that, and it is
+no praise: its images may be clearer cases than real ones are, or copies of images that the classifier was trained on.
+
+Shapes: N images, K classes, R resamples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from synthmed import device as devices
+from synthmed import runs
+from synthmed.classifier.batches import arm_batches
+from synthmed.classifier.config import ClassifierConfig
+from synthmed.classifier.networks import build_network
+from synthmed.classifier.training import Placement, predict, train_network
+from synthmed.errors import CheckpointError, DataError, DeviceError
+from synthmed.evaluation.small_images import SmallImages
+from synthmed.evaluation.sources import ImageSet
+from synthmed.metrics.statistics import (
+    NUM_RESAMPLES,
+    Share,
+    bootstrap_auroc,
+    count_units,
+    interval,
+    resample_weights,
+    share_difference,
+    share_interval,
+    weighted_auroc,
+)
+from synthmed.progress import log, progress
+from synthmed.seeds import derive_seed, numpy_generator
+
+LABEL_CLASSIFIER = ClassifierConfig(model="resnet18", steps=300, batch_size=32)
+MAX_SIZE = 224
+FOLDER = f"{runs.STATE_FOLDER}/label-classifier"
+ARM = "real"
+
+
+@dataclass(frozen=True)
+class LabelClassifier:
+    """A classifier trained on real images, and how."""
+
+    network: nn.Module
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]
+    """Height and width of the images that it was trained on, before they were made smaller."""
+    size: int
+    """Side in pixels at which it looks at images."""
+    placement: Placement
+    settings: dict[str, Any]
+    """All that its weights depend on, as JSON values."""
+
+
+@dataclass(frozen=True)
+class ClassAgreement:
+    """The images of one requested label."""
+
+    label: str
+    agreement: Share
+    """Images for which the classifier's likeliest class is this one."""
+    mean_probability: float
+    """That the classifier gives this class."""
+    auroc: float | None
+    """Of this class's probability, its images against all others; `None` where there are no others."""
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """How well the requested labels of a set agree with what a classifier sees."""
+
+    name: str
+    agreement: Share
+    """Images for which the classifier's likeliest class is the requested one. Its interval is that of independent
+    images, or of patients where they are known."""
+    mean_probability: float
+    """That the classifier gives the requested class."""
+    auroc: float | None
+    """Of two classes, or the mean of one-against-rest; `None` where a class has no images."""
+    auroc_interval: tuple[float, float] | None
+    """From resampling patients, or images where none are known."""
+    confusion: tuple[tuple[int, ...], ...]
+    """[K][K]: images of a requested label (row) by the classifier's likeliest class (column)."""
+    classes: tuple[ClassAgreement, ...]
+    """Those with images, in label order."""
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """One classifier, its ceiling and the sets that it has looked at."""
+
+    settings: dict[str, Any]
+    held_out: LabelScores
+    """Real images that the classifier has not seen."""
+    generated: tuple[LabelScores, ...]
+    differences: tuple[tuple[float, float], ...]
+    """Interval of each set's agreement less that of `held_out`; how good the classifier is takes part in both."""
+
+
+def check_labels(
+    *,
+    train: ImageSet,
+    held_out: ImageSet,
+    generated: Mapping[str, ImageSet],
+    folder: Path,
+    placement: Placement,
+    config: ClassifierConfig = LABEL_CLASSIFIER,
+    initial: Mapping[str, Tensor] | None = None,
+    initial_name: str | None = None,
+) -> LabelReport:
+    """Train a classifier on real images, or take it from an earlier start, and let it read every set.
+
+    Args:
+        train: Real images to learn from.
+        held_out: Real images of other patients.
+        generated: By name; classes and size must be those of `train`.
+        folder: Output folder that keeps the classifier.
+        placement: Where the network runs.
+        config: How it is trained.
+        initial: Weights to start from; `None` for random ones.
+        initial_name: What `initial` is: a hash, which takes part in recognising an earlier classifier.
+
+    Raises:
+        DataError: Classes or sizes differ, a class has no training image, or a patient is on both sides.
+        DeviceError: Memory is used up.
+    """
+    for images in (held_out, *generated.values()):
+        _check_fits(images, train.classes, train.size)
+    _check_separate(train, held_out)
+    classifier = open_classifier(
+        train, folder, placement=placement, config=config, initial=initial, initial_name=initial_name
+    )
+    ceiling = score_labels(classifier, held_out)
+    scores = tuple(
+        dataclasses.replace(score_labels(classifier, images), name=name) for name, images in generated.items()
+    )
+    differences = tuple(share_difference(found.agreement, ceiling.agreement) for found in scores)
+    return LabelReport(classifier.settings, ceiling, scores, differences)
+
+
+def open_classifier(
+    train: ImageSet,
+    folder: Path,
+    *,
+    placement: Placement,
+    config: ClassifierConfig = LABEL_CLASSIFIER,
+    initial: Mapping[str, Tensor] | None = None,
+    initial_name: str | None = None,
+) -> LabelClassifier:
+    """Return the classifier of these settings, from the folder if an earlier start trained it; see `check_labels`."""
+    missing = [name for label, name in enumerate(train.classes) if not (train.labels == label).any()]
+    if missing or len(train.classes) < 2:
+        raise DataError(
+            f"{train.name} has no training images of {', '.join(missing) or 'a second class'}",
+            "labels can only be checked where real images of each class are given",
+        )
+    assert (initial is None) == (initial_name is None)
+    size = min(MAX_SIZE, max(train.size))
+    settings = {
+        **dataclasses.asdict(config),
+        "size": size,
+        "classes": list(train.classes),
+        "train": {"name": train.name, "content_hash": train.content_hash, "num_images": len(train)},
+        "initial_weights": initial_name,
+        "device": placement.device.type,
+        "precision": str(placement.dtype).removeprefix("torch."),
+    }
+    # What a set is called does not change the weights.
+    fingerprint = runs.hash_json({**settings, "train": train.content_hash, "labels": train.labels.tolist()})
+    path = folder / FOLDER / f"{fingerprint[:16]}.safetensors"
+    if not path.exists():
+        trained = _train(SmallImages(train, size), len(train.classes), config, placement, initial)
+        runs.write_bytes(path, save_tensors({k: v.cpu().contiguous() for k, v in trained.state_dict().items()}))
+    # Read also where it has just been written, so that a second start finds the same to the last digit.
+    network = _read_network(path, config.model, len(train.classes), placement)
+    return LabelClassifier(network, train.classes, train.size, size, placement, settings)
+
+
+def _train(
+    images: SmallImages,
+    num_classes: int,
+    config: ClassifierConfig,
+    placement: Placement,
+    initial: Mapping[str, Tensor] | None,
+) -> nn.Module:
+    batches = arm_batches(
+        {ARM: images},
+        {ARM: config.batch_size},
+        steps=config.steps,
+        balanced=config.balanced,
+        seed=derive_seed(config.seed, "label-classifier-batches"),
+    )
+    try:
+        with progress("training the label classifier", config.steps, "steps") as advance:
+            network, final_loss = train_network(
+                batches,
+                num_classes=num_classes,
+                config=config,
+                arm=ARM,
+                repetition=0,
+                placement=placement,
+                initial=initial,
+                on_step=lambda: advance(1),
+            )
+    except (RuntimeError, MemoryError) as error:
+        if not devices.is_out_of_memory(error):
+            raise
+        remedy = "give the classifier smaller batches, or check no labels"
+        raise DeviceError(f"out of memory in batches of {config.batch_size} images", remedy) from error
+    log(f"label classifier: {config.model} trained on {len(images)} real images, training loss {final_loss:.3f}")
+    return network
+
+
+def _read_network(path: Path, model: str, num_classes: int, placement: Placement) -> nn.Module:
+    network = build_network(model, num_classes)
+    try:
+        network.load_state_dict(load_tensors(path.read_bytes()))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise CheckpointError(f"{path} is not the label classifier that was kept there", "remove it") from error
+    return network.to(memory_format=torch.channels_last).to(placement.device)
+
+
+def score_labels(classifier: LabelClassifier, images: ImageSet) -> LabelScores:
+    """Return how a set's labels agree with what the classifier sees.
+
+    Raises:
+        DataError: Other classes or another size than the classifier's, or no images.
+    """
+    _check_fits(images, classifier.classes, classifier.image_size)
+    probabilities = predict(
+        classifier.network, SmallImages(images, classifier.size, cache_bytes=0), classifier.placement.device
+    )
+    generator = numpy_generator(classifier.settings["seed"], "label-bootstrap")
+    return summarise_labels(images.name, classifier.classes, probabilities, images.labels, images.groups, generator)
+
+
+def summarise_labels(
+    name: str,
+    classes: tuple[str, ...],
+    probabilities: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    groups: tuple[str, ...],
+    generator: np.random.Generator,
+) -> LabelScores:
+    """Return the agreement of probabilities [N, K] with requested labels [N], N >= 1; see `LabelScores`."""
+    predicted, of_requested = probabilities.argmax(axis=1), probabilities[np.arange(len(labels)), labels]
+    confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(confusion, (labels, predicted), 1)
+    rows = []
+    for label, class_name in enumerate(classes):
+        mine = labels == label
+        if not mine.any():
+            continue
+        units = count_units([group for group, inside in zip(groups, mine, strict=True) if inside])
+        agreement = share_interval(int(confusion[label, label]), int(mine.sum()), units=units)
+        area = weighted_auroc(probabilities[:, label], mine, np.ones((1, len(labels))))[0]
+        rows.append(
+            ClassAgreement(class_name, agreement, float(of_requested[mine].mean()), None if mine.all() else float(area))
+        )
+    auroc, auroc_interval = None, None
+    if len(rows) == len(classes):
+        # Of two classes both one-against-rest areas are the same: the probabilities add up to one.
+        auroc = float(np.mean([row.auroc for row in rows]))
+        weights = resample_weights(groups, NUM_RESAMPLES, generator)
+        auroc_interval = interval(bootstrap_auroc(probabilities[None], labels, 1, weights)[0])
+    return LabelScores(
+        name,
+        share_interval(int(np.trace(confusion)), len(labels), units=count_units(groups)),
+        float(of_requested.mean()),
+        auroc,
+        auroc_interval,
+        tuple(tuple(int(count) for count in row) for row in confusion),
+        tuple(rows),
+    )
+
+
+def _check_fits(images: ImageSet, classes: tuple[str, ...], size: tuple[int, int]) -> None:
+    if not len(images):
+        raise DataError(f"{images.name} has no images")
+    if images.classes != classes:
+        raise DataError(
+            f"the classes differ: {', '.join(classes)} in real images, {', '.join(images.classes)} in {images.name}",
+            "names and order must be the same",
+        )
+    if images.size != size:
+        raise DataError(f"{images.name} has images of {images.size} pixels, the real ones have {size}")
+
+
+def _check_separate(train: ImageSet, held_out: ImageSet) -> None:
+    shared = (set(train.groups) & set(held_out.groups)) - {""} or set(train.keys) & set(held_out.keys)
+    if shared:
+        raise DataError(
+            f"{held_out.name} shares {len(shared)} patient(s) or image(s) with {train.name}: {min(shared)}",
+            "what a classifier says of images that it has seen means nothing; hold others out",
+        )

@@ -1,0 +1,89 @@
+"""The pictures of an evaluation: what was found, as files in the output folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from synthmed.data.images import encode_image
+from synthmed.evaluation.pictures import (
+    Curve,
+    Score,
+    draw_examples,
+    draw_overlap,
+    draw_scores,
+    draw_sizes,
+    draw_spectra,
+)
+from synthmed.evaluation.results import score_title
+from synthmed.evaluation.scores import ALL, Featured
+from synthmed.evaluation.sources import ImageSet
+from synthmed.metrics.scores import SCORES
+from synthmed.plots import write_figure
+from synthmed.runs import write_bytes
+
+Json = dict[str, Any]
+
+
+def picture_path(output: Path, kind: str, name: str) -> Path:
+    """Return where the picture of something goes, under a name that every file system takes."""
+    return output / f"{kind}-{re.sub('[^A-Za-z0-9_.]+', '-', name).strip('-.')}.png"
+
+
+def write_examples(output: Path, *, real: ImageSet, generated: Mapping[str, ImageSet]) -> None:
+    """Write samples.png: rows of real and of generated images of each class. It shows real patients."""
+    write_bytes(output / "samples.png", encode_image(draw_examples(real=real, generated=generated), "png"))
+
+
+def write_score_pictures(output: Path, features: str, results: Json, real: Featured, generated: list[Featured]) -> None:
+    """Write for one extractor the overlap of features, the scores as bars, and FID against sample size."""
+    by_name = {one.images.name: one for one in generated}
+    overlap = draw_overlap(
+        real=real.features,
+        generated={name: one.features for name, one in by_name.items()},
+        extractor=features,
+        classes=real.images.classes if len(real.images.classes) > 1 else (),
+        real_labels=real.images.labels,
+        generated_labels={name: one.images.labels for name, one in by_name.items()},
+    )
+    write_figure(picture_path(output, "pca", features), overlap)
+    rows = [row for row in results["scores"] if (row["features"], row["label"]) == (features, ALL)]
+    bars = []
+    for name, score in SCORES.items():
+        mine = [row for row in rows if row["score"] == name]
+        if mine:
+            found = {row["generated"]: (row["value"], row["low"], row["high"]) for row in mine}
+            bars.append(Score(score_title(name, features), score.better, found, mine[0]["floor"]["mean"]))
+    if bars:
+        write_figure(picture_path(output, "scores", features), draw_scores(bars))
+    curves = {
+        row["generated"]: Curve(row["sizes"], row["mean"], row["low"], row["high"])
+        for row in results["curves"]
+        if row["features"] == features
+    }
+    if curves:
+        figure = draw_sizes(curves, score=score_title("fid", features), better="lower")
+        write_figure(picture_path(output, "sizes", features), figure)
+
+
+def write_spectra(output: Path, artefacts: Mapping[str, Json]) -> None:
+    """Write spectra.png: mean power against frequency, real and generated."""
+    spectra = [found["grid"] for found in artefacts.values()]
+    if not spectra:
+        return
+
+    def power(decibels: list[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        values: np.ndarray[Any, np.dtype[np.float64]] = 10 ** (np.asarray(decibels)[1:] / 10)
+        return values
+
+    # The mean grey, at frequency zero, has no place on these axes.
+    figure = draw_spectra(
+        np.asarray(spectra[0]["frequencies"])[1:],
+        real=power(spectra[0]["real_db"]),
+        generated={name: power(found["grid"]["generated_db"]) for name, found in artefacts.items()},
+    )
+    write_figure(output / "spectra.png", figure)

@@ -1,0 +1,195 @@
+"""One evaluation from end to end: open and check everything, features once, all figures from them, then pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import synthmed
+from synthmed import device as devices
+from synthmed import runs
+from synthmed.errors import UsageError
+from synthmed.evaluation import checks, report
+from synthmed.evaluation import results as values
+from synthmed.evaluation.config import EvaluateRequest
+from synthmed.evaluation.copy_spaces import CopyFeatures
+from synthmed.evaluation.feature_cache import features
+from synthmed.evaluation.scores import (
+    Featured,
+    difference_rows,
+    diversity_rows,
+    frechet_curve,
+    kid_rows,
+    score_rows,
+)
+from synthmed.evaluation.sets import compared_sets, open_sets
+from synthmed.evaluation.sources import ImageSet
+from synthmed.features.extractor import FeatureExtractor, open_extractor
+from synthmed.progress import log
+from synthmed.training.processes import Processes, join_processes
+
+Json = dict[str, Any]
+
+
+class MirroredExtractor:
+    """The features of images flipped from left to right, in which mirrored copies are found."""
+
+    def __init__(self, extractor: FeatureExtractor) -> None:
+        self.extractor = extractor
+        self.name, self.num_features = f"{extractor.name}, mirrored", extractor.num_features
+        self.fingerprint = runs.hash_json({"mirrored": extractor.fingerprint})
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.extractor(images.flip(-1))
+
+
+class Evaluation:
+    """What one run works with: settings, sets, extractors, and the way to features."""
+
+    def __init__(self, request: EvaluateRequest, processes: Processes, device: torch.device) -> None:
+        self.request, self.config = request, request.config
+        self.processes, self.device = processes, device
+        # Before any image is read: a missing file of weights is told at once.
+        self.extractors = open_extractors(request, device)
+        self.sets = open_sets(request)
+        self.real, self.generated = compared_sets(self.sets, balanced=self.config.balanced, seed=self.config.seed)
+
+    def featured(self, images: ImageSet, extractor: FeatureExtractor | MirroredExtractor) -> Featured:
+        """Return a set with its features, from the cache if they are there."""
+        found = features(
+            images,
+            extractor,
+            cache=self.request.cache,
+            batch_size=self.request.batch_size,
+            device=self.device,
+            processes=self.processes,
+        )
+        return Featured(images, found)
+
+
+def evaluate(request: EvaluateRequest) -> Json | None:
+    """Evaluate generated sets, write results.json and pictures, and return the results.
+
+    Several processes started by torchrun share the features; the first one does the rest, the others get `None`.
+
+    Raises:
+        UsageError: Names that do not exist.
+        DataError: A set is broken or does not fit the others, or an earlier result was made otherwise.
+        CheckpointError: Weights are missing or broken.
+        DeviceError: Memory is used up.
+        Interrupted: A signal came; features and the label classifier are kept.
+    """
+    device = devices.select_device(request.device)
+    devices.configure(device)
+    with join_processes(device) as (processes, own_device):
+        evaluation = Evaluation(request, processes, own_device)
+        results = _describe(evaluation)
+        found = _compute_features(evaluation)
+    if not processes.main:
+        return None
+    results |= _scores(evaluation, found)
+    for path in request.baselines:
+        values.add_baseline(results, path)
+    sets, copy_features = evaluation.sets, next(iter(found.values())).copies
+    results["copies"] = checks.copies(request, sets, copy_features, device)
+    results["labels"] = checks.labels(request, sets, device)
+    results["artefacts"] = checks.artefacts(request, sets)
+    _draw(evaluation, found, results)
+    runs.write_json(request.output / values.RESULTS_FILE, results)
+    return results
+
+
+def open_extractors(request: EvaluateRequest, device: torch.device) -> dict[str, FeatureExtractor]:
+    """Return the extractors by name.
+
+    Raises:
+        UsageError: No such extractor, or weights for one that is not asked for.
+        CheckpointError: Weights are missing or broken.
+    """
+    names = request.config.features
+    if unused := sorted(set(request.weights) - set(names)):
+        raise UsageError(f"--feature-weights for {unused[0]}, which --features does not name")
+    return {
+        name: open_extractor(name, weights=request.weights.get(name), device=device, download=request.download)
+        for name in names
+    }
+
+
+def _describe(evaluation: Evaluation) -> Json:
+    """Return what results say of the sets, the extractors and the settings."""
+    sets = evaluation.sets
+    real = values.describe_set(evaluation.real)
+    generated = [values.describe_set(images) for images in evaluation.generated]
+    extractors = {name: values.describe_extractor(found) for name, found in evaluation.extractors.items()}
+    return {
+        "synthmed_version": synthmed.__version__,
+        "settings": dataclasses.asdict(evaluation.config),
+        "real": real,
+        "generated": generated,
+        "training": None if sets.training is None else values.describe_set(sets.training),
+        "held_out": None if sets.held_out is None else values.describe_set(sets.held_out),
+        "features": extractors,
+        "conditions": values.conditions(real, generated, extractors),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """Features on one extractor: of the scored parts of the sets, and for copies of all images."""
+
+    real: Featured
+    generated: list[Featured]
+    copies: list[CopyFeatures]
+    """One a generated set; empty where copies are not looked for."""
+
+
+def _compute_features(evaluation: Evaluation) -> dict[str, _Found]:
+    """Return the features that all checks need, by extractor."""
+    sets = evaluation.sets
+    found: dict[str, _Found] = {}
+    for name, extractor in evaluation.extractors.items():
+        whole = [evaluation.featured(images, extractor) for images in (sets.real, *sets.generated)]
+        parts = [one.part(images) for one, images in zip(whole, (evaluation.real, *evaluation.generated), strict=True)]
+        copies: list[CopyFeatures] = []
+        # One extractor is enough: each further one would want held-out images of its own.
+        if not found and "copies" in evaluation.config.checks and sets.training and sets.held_out:
+            training = evaluation.featured(sets.training, extractor).features
+            mirrored = evaluation.featured(sets.training, MirroredExtractor(extractor)).features
+            held_out = evaluation.featured(sets.held_out, extractor).features
+            copies = [CopyFeatures(name, training, mirrored, held_out, one.features) for one in whole[1:]]
+        found[name] = _Found(parts[0], parts[1:], copies)
+    return found
+
+
+def _draw(evaluation: Evaluation, found: dict[str, _Found], results: Json) -> None:
+    """Write all pictures but the sheets of copies."""
+    output = evaluation.request.output
+    if evaluation.request.sheets:
+        generated = {images.name: images for images in evaluation.generated}
+        report.write_examples(output, real=evaluation.real, generated=generated)
+    for name, features_of in found.items() if results["scores"] else ():
+        report.write_score_pictures(output, name, results, features_of.real, features_of.generated)
+    report.write_spectra(output, results["artefacts"])
+
+
+def _scores(evaluation: Evaluation, found: dict[str, _Found]) -> Json:
+    """Return all scores on all extractors; empty lists where they are not asked for."""
+    scores: Json = {"scores": [], "kid_subsets": [], "differences": [], "diversity": [], "curves": []}
+    if "scores" not in evaluation.config.checks:
+        return scores
+    seed = evaluation.config.seed
+    for name, features_of in found.items():
+        real, generated = features_of.real, features_of.generated
+        for one in generated:
+            log(f"scoring {one.images.name} on {name} features")
+            scores["scores"] += [values.score_values(name, row) for row in score_rows(real, one, seed)]
+            scores["kid_subsets"] += [values.kid_values(name, row) for row in kid_rows(real, one, seed)]
+            scores["curves"].append({"features": name, **dataclasses.asdict(frechet_curve(real, one, seed))})
+        rows = difference_rows(real, generated, seed)
+        scores["differences"] += [values.difference_values(name, row) for row in rows]
+    for images in (evaluation.real, *evaluation.generated):
+        scores["diversity"] += [values.diversity_values(row) for row in diversity_rows(images, seed)]
+    return scores

@@ -1,0 +1,211 @@
+"""The scores of generated sets against one real set, on one extractor's features: values, intervals, floors, tests.
+
+Over all classes and class by class, each with the interval and the real-against-real floor of its own sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synthmed.evaluation.sources import ImageSet
+from synthmed.metrics.diversity import PairSimilarity, pair_similarity
+from synthmed.metrics.frechet import frechet_distances
+from synthmed.metrics.kernel import NUM_SUBSETS, Kid, kid
+from synthmed.metrics.resampling import (
+    Floor,
+    Interval,
+    Permutation,
+    jackknife_intervals,
+    permutation_test,
+    real_floor,
+)
+from synthmed.metrics.scores import BOUNDS, FAMILIES, MINIMUM, affordable_permutations
+from synthmed.seeds import numpy_generator
+
+ALL = "all"
+CURVE_POINTS = 6
+CURVE_REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Featured:
+    """A set of images with its features."""
+
+    images: ImageSet
+    features: NDArray[np.float32]
+    """[N, D]."""
+
+    def part(self, images: ImageSet) -> Featured:
+        """Return a part of the set with its features."""
+        row_of_key = {key: row for row, key in enumerate(self.images.keys)}
+        return Featured(images, self.features[[row_of_key[key] for key in images.keys]])
+
+    def of_class(self, label: int | None) -> Featured:
+        """Return the part of one class; `None` is the whole."""
+        if label is None:
+            return self
+        members = np.flatnonzero(self.images.labels == label)
+        return Featured(self.images.subset(members), self.features[members])
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One score of one generated set over all classes or on one."""
+
+    generated: str
+    """Name of the set."""
+    label: str
+    """Name of the class, or `all`."""
+    score: str
+    num_real: int
+    num_generated: int
+    interval: Interval
+    floor: Floor
+    """What real images score against other real ones."""
+
+
+@dataclass(frozen=True)
+class KidRow:
+    """The kernel distance as published: mean and standard deviation over subsets."""
+
+    generated: str
+    label: str
+    kid: Kid
+
+
+@dataclass(frozen=True)
+class DifferenceRow:
+    """Whether two generated sets differ in a score, over all classes."""
+
+    score: str
+    first: str
+    second: str
+    test: Permutation
+
+
+@dataclass(frozen=True)
+class DiversityRow:
+    """MS-SSIM between pairs of images of one class of a set."""
+
+    images: str
+    label: str
+    similarity: PairSimilarity
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The Fréchet distance of random parts of a generated set: mean and range over repeats."""
+
+    generated: str
+    sizes: tuple[int, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+def score_rows(real: Featured, generated: Featured, seed: int) -> Iterator[ScoreRow]:
+    """Yield all scores of a generated set, over all classes and class by class.
+
+    A class whose images, on either side, are too few for a score has no row for it.
+    """
+    for name, reference, candidate in _parts(real, generated):
+        for family, masked in FAMILIES.items():
+            if min(_fewest(reference), _fewest(candidate)) < MINIMUM[family]:
+                continue
+            words = (family, name, generated.images.name)
+            intervals = jackknife_intervals(
+                masked,
+                real=reference.features,
+                generated=candidate.features,
+                real_groups=reference.images.groups,
+                generated_groups=candidate.images.groups,
+                generator=numpy_generator(seed, "jackknife", *words),
+                bounds=BOUNDS,
+            )
+            floors = real_floor(
+                masked,
+                real=reference.features,
+                groups=reference.images.groups,
+                num_generated=len(candidate.images),
+                generator=numpy_generator(seed, "floor", *words[:2]),
+            )
+            for score, interval in intervals.items():
+                sizes = len(reference.images), len(candidate.images)
+                yield ScoreRow(generated.images.name, name, score, *sizes, interval, floors[score])
+
+
+def kid_rows(real: Featured, generated: Featured, seed: int) -> Iterator[KidRow]:
+    """Yield the kernel distances over subsets, over all classes and class by class."""
+    for name, reference, candidate in _parts(real, generated):
+        if min(len(reference.images), len(candidate.images)) >= 4:
+            generator = numpy_generator(seed, "kid-subsets", name, generated.images.name)
+            found = kid(reference.features, candidate.features, generator, num_subsets=NUM_SUBSETS)
+            yield KidRow(generated.images.name, name, found)
+
+
+def difference_rows(real: Featured, generated: Sequence[Featured], seed: int) -> Iterator[DifferenceRow]:
+    """Yield the difference of every two generated sets in every score, with its p-value.
+
+    Images are exchanged within classes, so that sets of the same classes are asked for nothing but how they look.
+    """
+    for first, second in combinations(generated, 2):
+        for family, masked in FAMILIES.items():
+            words = (family, first.images.name, second.images.name)
+            tests = permutation_test(
+                masked,
+                real=real.features,
+                first=first.features,
+                second=second.features,
+                first_labels=first.images.labels,
+                second_labels=second.images.labels,
+                generator=numpy_generator(seed, "permutation", *words),
+                num_permutations=affordable_permutations(
+                    family,
+                    num_real=len(real.features),
+                    num_generated=max(len(first.features), len(second.features)),
+                    num_features=real.features.shape[1],
+                ),
+            )
+            for score, test in tests.items():
+                yield DifferenceRow(score, *words[1:], test)
+
+
+def diversity_rows(images: ImageSet, seed: int) -> Iterator[DiversityRow]:
+    """Yield how alike the images of each class are among themselves."""
+    for label, name in enumerate(images.classes):
+        members = np.flatnonzero(images.labels == label)
+        if len(members) >= 2:
+            part = images.subset(members)
+            generator = numpy_generator(seed, "pairs", name)
+            yield DiversityRow(images.name, name, pair_similarity(part.load, len(part), generator))
+
+
+def frechet_curve(real: Featured, generated: Featured, seed: int) -> Curve:
+    """Return the Fréchet distance against the number of generated images: it falls as they grow, to a limit."""
+    generator = numpy_generator(seed, "curve", generated.images.name)
+    count = len(generated.features)
+    sizes = np.unique(np.linspace(max(2, count // CURVE_POINTS), count, CURVE_POINTS).astype(int))
+    masks = np.zeros((len(sizes) * CURVE_REPEATS, count), dtype=bool)
+    for row, size in enumerate(np.repeat(sizes, CURVE_REPEATS)):
+        masks[row, generator.choice(count, size, replace=False)] = True
+    everything = np.ones((len(masks), len(real.features)), dtype=bool)
+    values = frechet_distances(real.features, generated.features, everything, masks).reshape(len(sizes), -1)
+    spread = (tuple(found.tolist()) for found in (values.mean(1), values.min(1), values.max(1)))
+    return Curve(generated.images.name, tuple(sizes.tolist()), *spread)
+
+
+def _parts(real: Featured, generated: Featured) -> Iterator[tuple[str, Featured, Featured]]:
+    yield ALL, real, generated
+    if len(real.images.classes) > 1:
+        for label, name in enumerate(real.images.classes):
+            yield name, real.of_class(label), generated.of_class(label)
+
+
+def _fewest(part: Featured) -> int:
+    """Return how many images are left where the largest share that intervals and floors leave out is left out."""
+    return len(part.images) // 2

@@ -1,0 +1,92 @@
+"""Which images of a set are compared with which: the same classes on both sides, and as many of each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synthmed.data.datasets import resolve_label
+from synthmed.errors import DataError, UsageError
+from synthmed.evaluation.sources import ImageSet
+
+
+def match_classes(*, real: ImageSet, generated: ImageSet) -> ImageSet:
+    """Return the generated set under the real set's class names and labels.
+
+    Names are matched as labels on the command line are: by name or alias of either side, whatever their case. A class
+    of the real set that was not generated is left without images.
+
+    Raises:
+        DataError: A generated class is none of the real ones, or two of them are the same.
+    """
+    found = [_find_label(word, real, generated) for word in generated.classes]
+    # A class without images, such as one that a label file only names, need not be known.
+    used = set(generated.labels.tolist())
+    unknown = [word for label, word in enumerate(generated.classes) if found[label] is None and label in used]
+    if unknown:
+        raise DataError(
+            f"the classes differ: {', '.join(unknown)} of {generated.name} is none of {', '.join(real.classes)} of "
+            f"{real.name}",
+            "give both the same names, e.g. with synthmed pack --class",
+        )
+    if repeated := [label for label, count in Counter(found).items() if label is not None and count > 1]:
+        raise DataError(f"several classes of {generated.name} mean {real.classes[repeated[0]]}")
+    new_labels = np.asarray([-1 if label is None else label for label in found], dtype=np.int64)
+    return replace(generated, classes=real.classes, aliases=real.aliases, labels=new_labels[generated.labels])
+
+
+def _find_label(word: str, real: ImageSet, generated: ImageSet) -> int | None:
+    """Return the real set's label for a class of the generated one; `None` if it has none."""
+    others = [alias for alias, meant in generated.aliases.items() if meant == word]
+    for candidate in (word, *others):
+        try:
+            return resolve_label(candidate, real.classes, real.aliases)
+        except UsageError:
+            continue
+    return None
+
+
+def balance_classes(
+    images: ImageSet, generator: np.random.Generator, *, images_per_class: int | None = None
+) -> ImageSet:
+    """Return a random part of a set with as many images of every class, as the paper's reference sets are.
+
+    Groups take turns: no patient gives a second image of a class before every one has given the first.
+
+    Args:
+        images: The set.
+        generator: Draws the images.
+        images_per_class: `None` takes as many as the smallest class has.
+
+    Raises:
+        DataError: A class has no images, or fewer than asked for.
+    """
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    smallest = int(counts.argmin())
+    wanted = int(counts[smallest]) if images_per_class is None else images_per_class
+    if not 0 < wanted <= counts[smallest]:
+        raise DataError(
+            f"{images.name} has {counts[smallest]} images of class {images.classes[smallest]}, {max(wanted, 1)} are "
+            "needed",
+            "fewer images a class, or a larger set",
+        )
+    members = (np.flatnonzero(images.labels == label) for label in range(len(images.classes)))
+    chosen = [_draw(numbers, images.groups, wanted, generator) for numbers in members]
+    return images.subset(np.sort(np.concatenate(chosen)))
+
+
+def _draw(
+    members: NDArray[np.int64], groups: tuple[str, ...], count: int, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return `count` of the members: first images of groups before second ones, in random order within each turn."""
+    order = generator.permutation(members)
+    seen: Counter[str] = Counter()
+    turns = []
+    for number in order:
+        group = groups[number] or f"\n{number}"  # an image of unknown group is its own
+        turns.append(seen[group])
+        seen[group] += 1
+    return order[np.argsort(turns, kind="stable")][:count]

@@ -1,0 +1,107 @@
+"""The sets of one evaluation: opened, checked against each other, and cut to what is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from synthmed.data.shard_reading import find_splits
+from synthmed.errors import DataError
+from synthmed.evaluation.config import EvaluateRequest
+from synthmed.evaluation.selection import balance_classes, match_classes
+from synthmed.evaluation.sources import ImageSet, open_image_set, split_place
+from synthmed.progress import log
+from synthmed.seeds import numpy_generator
+
+
+@dataclass(frozen=True)
+class EvaluationSets:
+    """All images of an evaluation, under the real images' class names and in their size."""
+
+    real: ImageSet
+    """What generated images are scored against."""
+    generated: tuple[ImageSet, ...]
+    training: ImageSet | None
+    """What the model was trained on, as far as it is known."""
+    held_out: ImageSet | None
+    """Real images of other patients than those."""
+
+
+def open_sets(request: EvaluateRequest) -> EvaluationSets:
+    """Open all sets and check that they fit each other.
+
+    Raises:
+        DataError: A set cannot be read, is not of the kind it is given as, or has other classes.
+    """
+    real = open_image_set(request.real, size=request.config.size, split="train")
+    if real.kind == "synthetic":
+        raise DataError(f"--real {request.real} says that its images are synthetic", "give the real ones")
+    place, _ = split_place(request.real)
+    opened = {request.real: real, f"{place}:{real.split}": real}
+
+    def open_real(where: str) -> ImageSet:
+        # Most often the reference is the training split itself: it is opened once.
+        if where not in opened:
+            opened[where] = match_classes(real=real, generated=open_image_set(where, size=real.size, split="train"))
+        return opened[where]
+
+    splits = find_splits(place) if place.is_dir() else []
+    training = request.training or next((f"{place}:{split}" for split in splits if split == "train"), None)
+    others = [split for split in ("test", "validation") if split in splits]
+    held_out = request.held_out or next((f"{place}:{split}" for split in others), None)
+    return EvaluationSets(
+        real=real,
+        generated=_open_generated(request.generated, real),
+        training=None if training is None else open_real(training),
+        held_out=None if held_out is None else open_real(held_out),
+    )
+
+
+def _open_generated(places: Sequence[str], real: ImageSet) -> tuple[ImageSet, ...]:
+    sets = []
+    for where in places:
+        images = open_image_set(where, size=real.size, split="train")
+        if images.kind == "real":
+            raise DataError(f"--synthetic {where} says that its images are real", "give the generated ones")
+        shared = set(images.pixel_hashes) & set(real.pixel_hashes)
+        if len(shared) == len(set(images.pixel_hashes)):
+            raise DataError(f"--synthetic {where} holds the images of --real", "give the generated ones")
+        sets.append(match_classes(real=real, generated=images))
+    names = [images.name for images in sets]
+    # Two folders of the same name, such as a/shards and b/shards, are told apart by where they lie.
+    return tuple(
+        images if names.count(images.name) == 1 else replace(images, name=where)
+        for images, where in zip(sets, places, strict=True)
+    )
+
+
+def compared_sets(sets: EvaluationSets, *, balanced: bool, seed: int) -> tuple[ImageSet, tuple[ImageSet, ...]]:
+    """Return the real and the generated images that are scored: the classes that were generated, equally often.
+
+    Balanced, the real set has as many images of every class, and all generated sets have the same number of images.
+
+    Raises:
+        DataError: A generated set lacks a class that another one has.
+    """
+    used = sorted({label for images in sets.generated for label in images.labels.tolist()})
+    real, *generated = (_of_classes(images, used) for images in (sets.real, *sets.generated))
+    if len(used) < len(sets.real.classes):
+        log(f"only the class {', '.join(real.classes)} was generated: scores are of it alone")
+    if balanced:
+        fewest = min(int(np.bincount(images.labels, minlength=len(used)).min()) for images in generated)
+        real = balance_classes(real, numpy_generator(seed, "balance", "real"))
+        generated = [
+            balance_classes(images, numpy_generator(seed, "balance", images.name), images_per_class=fewest or None)
+            for images in generated
+        ]
+    return real, tuple(generated)
+
+
+def _of_classes(images: ImageSet, labels: Sequence[int]) -> ImageSet:
+    """Return the images of some classes, whose labels are then 0, 1, ..."""
+    part = images.subset(np.flatnonzero(np.isin(images.labels, labels)))
+    names = tuple(images.classes[label] for label in labels)
+    aliases = {word: name for word, name in images.aliases.items() if name in names}
+    return replace(part, classes=names, aliases=aliases, labels=np.searchsorted(labels, part.labels))

@@ -1,0 +1,68 @@
+"""Time and memory of the checks of artefacts: `python tests/benchmarks/checks.py NUM_IMAGES SIZE`.
+
+Images are coarse noise, made as they are asked for: what is timed is the checks, not decoding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+
+from synthmed.device import Timer, peak_memory_gib
+from synthmed.evaluation.artefacts import check_discs, check_duplicates, check_grid
+from synthmed.evaluation.sources import ImageSet
+from synthmed.seeds import numpy_generator
+
+
+class Noise:
+    """Reads blurred noise, another one at each position."""
+
+    def __init__(self, seed: int, size: int) -> None:
+        self.seed, self.size = seed, size
+
+    def read(self, position: int) -> Any:
+        coarse = numpy_generator(self.seed, position).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        return coarse.repeat(self.size // 16, axis=0).repeat(self.size // 16, axis=1)
+
+
+def make_set(count: int, size: int, seed: int) -> ImageSet:
+    reader: Any = Noise(seed, size)
+    numbers = tuple(map(str, range(count)))
+    return ImageSet(
+        name=f"noise {seed}",
+        kind=None,
+        dataset=None,
+        split=None,
+        classes=("a", "b"),
+        labels=np.arange(count) % 2,
+        keys=numbers,
+        groups=("",) * count,
+        size=(size, size),
+        pixel_hashes=numbers,
+        aliases={},
+        _reader=reader,
+        _positions=np.arange(count),
+    )
+
+
+def main() -> None:
+    count, size = map(int, sys.argv[1:])
+    real, generated = (make_set(count, size, seed) for seed in (0, 1))
+    for name, check in {
+        "grid": lambda: check_grid(real=real, generated=generated, generator=np.random.default_rng(0)),
+        "duplicates": lambda: check_duplicates(real=real, generated=generated),
+        "discs": lambda: check_discs(real=real, generated=generated, generator=np.random.default_rng(0)),
+    }.items():
+        timer = Timer(torch.device("cpu"))
+        found: Any = check()
+        fields = len(dataclasses.asdict(found))
+        peak = peak_memory_gib(torch.device("cpu"))
+        print(f"{name}: {timer.elapsed_sec():.1f} s, peak {peak:.2f} GiB so far, {fields} fields")
+
+
+if __name__ == "__main__":
+    main()
