@@ -20,6 +20,7 @@ from synthmed.data.prepare import PrepareConfig, prepare_release
 from synthmed.errors import DataError, UsageError
 from synthmed.evaluation.config import EvaluateConfig, EvaluateRequest
 from synthmed.evaluation.sets import compared_sets, open_sets
+from synthmed.evaluation.sources import open_image_set
 
 SIDE = 32
 
@@ -185,6 +186,35 @@ def test_what_cannot_be_done_is_one_line(run_program, real, drawn, tmp_path, mon
     assert (found, out) == (code, "")
     assert message in err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_all_checks_in_one_run(real, noisy, tmp_path, monkeypatch):
+    """A generator that repeats two training images, beside honest ones, is caught; a ruler reads the labels."""
+    from synthmed.evaluation.labels import LABEL_CLASSIFIER
+    from synthmed.evaluation.run import evaluate
+
+    quick = replace(LABEL_CLASSIFIER, model="resnet10t", steps=4)
+    monkeypatch.setattr("synthmed.evaluation.checks.LABEL_CLASSIFIER", quick)
+    copied = draw(tmp_path / "copied", dict.fromkeys(CLASSES, 12), first=0)
+    for label, number in enumerate((3, 5)):
+        source = open_image_set(f"{real}:train").load([number])[0].permute(1, 2, 0).numpy()
+        (copied / CLASSES[label] / "000.png").write_bytes(encode_image(source, "png"))
+    asked = request(real, copied, output=tmp_path / "out", checks=("copies", "labels", "artefacts"))
+    results = evaluate(asked)
+    assert results is not None
+    suspects = {row["key"] for row in results["copies"]["copied"]["rows"] if row["suspect"]}
+    assert {f"{name}/000.png" for name in CLASSES} <= suspects
+    assert len(suspects) < 8
+    assert (results["labels"]["held_out"]["name"], results["labels"]["generated"][0]["name"]) == ("eyes:test", "copied")
+    ratios = results["labels"]["cup_to_disc"]["copied"]["rows"]
+    assert ratios[0]["mean"] < ratios[1]["mean"]
+    assert results["artefacts"]["copied"]["optic_discs"]["has_faults"] is False
+    assert results["scores"] == []
+    pictures = {path.name for path in (tmp_path / "out").glob("*.png")}
+    assert pictures == {"samples.png", "copies-copied.png", "spectra.png"}
+    hidden = tmp_path / "hidden"
+    assert evaluate(replace(asked, output=hidden, sheets=False)) is not None
+    assert {path.name for path in hidden.glob("*.png")} == {"spectra.png"}
 
 
 def test_pictures_are_there(evaluated):

@@ -15,7 +15,7 @@ from synthmed.evaluation.artefacts import EYE_DATASETS, check_discs, check_dupli
 from synthmed.evaluation.config import EvaluateRequest
 from synthmed.evaluation.copies import draw_pairs, find_copies
 from synthmed.evaluation.copy_spaces import CopyFeatures
-from synthmed.evaluation.labels import check_labels
+from synthmed.evaluation.labels import LABEL_CLASSIFIER, check_labels
 from synthmed.evaluation.ratios import check_ratios
 from synthmed.evaluation.report import picture_path
 from synthmed.evaluation.sets import EvaluationSets
@@ -66,6 +66,7 @@ def labels(request: EvaluateRequest, sets: EvaluationSets, device: torch.device)
         generated={images.name: images for images in sets.generated},
         folder=request.output,
         placement=Placement(device, devices.select_dtype("auto", device)),
+        config=LABEL_CLASSIFIER,
     )
     ratios = {}
     if sets.real.dataset == PHANTOMS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from math import comb
 from typing import Any
 
 import torch
@@ -23,12 +24,14 @@ from synthmed.evaluation.scores import (
     diversity_rows,
     frechet_curve,
     kid_rows,
+    num_score_rows,
     score_rows,
 )
 from synthmed.evaluation.sets import compared_sets, open_sets
 from synthmed.evaluation.sources import ImageSet
 from synthmed.features.extractor import FeatureExtractor, open_extractor
-from synthmed.progress import log
+from synthmed.metrics.scores import SCORES
+from synthmed.progress import log, progress
 from synthmed.training.processes import Processes, join_processes
 
 Json = dict[str, Any]
@@ -184,12 +187,18 @@ def _scores(evaluation: Evaluation, found: dict[str, _Found]) -> Json:
     for name, features_of in found.items():
         real, generated = features_of.real, features_of.generated
         for one in generated:
-            log(f"scoring {one.images.name} on {name} features")
-            scores["scores"] += [values.score_values(name, row) for row in score_rows(real, one, seed)]
+            what = f"scoring {one.images.name} on {name} features"
+            log(what)
+            with progress(what, num_score_rows(one.images), "scores") as advance:
+                for row in score_rows(real, one, seed):
+                    scores["scores"].append(values.score_values(name, row))
+                    advance(1)
             scores["kid_subsets"] += [values.kid_values(name, row) for row in kid_rows(real, one, seed)]
             scores["curves"].append({"features": name, **dataclasses.asdict(frechet_curve(real, one, seed))})
-        rows = difference_rows(real, generated, seed)
-        scores["differences"] += [values.difference_values(name, row) for row in rows]
+        with progress("permutation tests", comb(len(generated), 2) * len(SCORES), "scores") as advance:
+            for difference in difference_rows(real, generated, seed):
+                scores["differences"].append(values.difference_values(name, difference))
+                advance(1)
     for images in (evaluation.real, *evaluation.generated):
         scores["diversity"] += [values.diversity_values(row) for row in diversity_rows(images, seed)]
     return scores

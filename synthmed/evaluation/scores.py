@@ -24,7 +24,7 @@ from synthmed.metrics.resampling import (
     permutation_test,
     real_floor,
 )
-from synthmed.metrics.scores import BOUNDS, FAMILIES, MINIMUM, affordable_permutations
+from synthmed.metrics.scores import BOUNDS, FAMILIES, MINIMUM, SCORES, affordable_permutations
 from synthmed.seeds import numpy_generator
 
 ALL = "all"
@@ -137,6 +137,11 @@ def score_rows(real: Featured, generated: Featured, seed: int) -> Iterator[Score
             for score, interval in intervals.items():
                 sizes = len(reference.images), len(candidate.images)
                 yield ScoreRow(generated.images.name, name, score, *sizes, interval, floors[score])
+
+
+def num_score_rows(images: ImageSet) -> int:
+    """Return how many rows `score_rows` yields for sets of these classes where none is too small."""
+    return len(SCORES) * (1 + len(images.classes) if len(images.classes) > 1 else 1)
 
 
 def kid_rows(real: Featured, generated: Featured, seed: int) -> Iterator[KidRow]:

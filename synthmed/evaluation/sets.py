@@ -35,7 +35,7 @@ def open_sets(request: EvaluateRequest) -> EvaluationSets:
     Raises:
         DataError: A set cannot be read, is not of the kind it is given as, or has other classes.
     """
-    real = open_image_set(request.real, size=request.config.size, split="train")
+    real = open_image_set(request.real, size=request.config.size, split="train", cache=request.cache)
     if real.kind == "synthetic":
         raise DataError(f"--real {request.real} says that its images are synthetic", "give the real ones")
     place, _ = split_place(request.real)
@@ -44,7 +44,8 @@ def open_sets(request: EvaluateRequest) -> EvaluationSets:
     def open_real(where: str) -> ImageSet:
         # Most often the reference is the training split itself: it is opened once.
         if where not in opened:
-            opened[where] = match_classes(real=real, generated=open_image_set(where, size=real.size, split="train"))
+            images = open_image_set(where, size=real.size, split="train", cache=request.cache)
+            opened[where] = match_classes(real=real, generated=images)
         return opened[where]
 
     splits = find_splits(place) if place.is_dir() else []
@@ -53,16 +54,16 @@ def open_sets(request: EvaluateRequest) -> EvaluationSets:
     held_out = request.held_out or next((f"{place}:{split}" for split in others), None)
     return EvaluationSets(
         real=real,
-        generated=_open_generated(request.generated, real),
+        generated=_open_generated(request, real),
         training=None if training is None else open_real(training),
         held_out=None if held_out is None else open_real(held_out),
     )
 
 
-def _open_generated(places: Sequence[str], real: ImageSet) -> tuple[ImageSet, ...]:
+def _open_generated(request: EvaluateRequest, real: ImageSet) -> tuple[ImageSet, ...]:
     sets = []
-    for where in places:
-        images = open_image_set(where, size=real.size, split="train")
+    for where in request.generated:
+        images = open_image_set(where, size=real.size, split="train", cache=request.cache)
         if images.kind == "real":
             raise DataError(f"--synthetic {where} says that its images are real", "give the generated ones")
         shared = set(images.pixel_hashes) & set(real.pixel_hashes)
@@ -73,7 +74,7 @@ def _open_generated(places: Sequence[str], real: ImageSet) -> tuple[ImageSet, ..
     # Two folders of the same name, such as a/shards and b/shards, are told apart by where they lie.
     return tuple(
         images if names.count(images.name) == 1 else replace(images, name=where)
-        for images, where in zip(sets, places, strict=True)
+        for images, where in zip(sets, request.generated, strict=True)
     )
 
 
