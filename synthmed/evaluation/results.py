@@ -81,8 +81,8 @@ def diversity_values(row: DiversityRow) -> Json:
     return {"images": row.images, "label": row.label, **asdict(row.similarity)}
 
 
-def add_baseline(results: Json, path: Path) -> None:
-    """Put the scores of an earlier evaluation beside those of this one.
+def read_baseline(path: Path, results: Json) -> Json:
+    """Return the results of an earlier evaluation that may stand beside these.
 
     Raises:
         DataError: It holds no results, or they were made under other conditions: each is named with both values.
@@ -91,12 +91,17 @@ def add_baseline(results: Json, path: Path) -> None:
     if not isinstance(found, dict) or not isinstance(found.get("conditions"), dict):
         raise DataError(f"{path} holds no results of synthmed evaluate")
     if unlike := runs.differences(found["conditions"], results["conditions"]):
-        raise DataError(f"{path} cannot be compared: {'; '.join(unlike)} (there, here)", "evaluate both alike")
+        raise DataError(f"{path} cannot be compared: {'; '.join(unlike)}", "evaluate both alike")
     known = {images["name"] for images in results["generated"]}
     if repeated := known & {images["name"] for images in found["generated"]}:
         raise DataError(f"{path} holds scores of {min(repeated)}, which is evaluated here too")
+    return found
+
+
+def add_baseline(results: Json, baseline: Json) -> None:
+    """Put the scores of an earlier evaluation beside those of this one."""
     for part in ("generated", "scores", "kid_subsets"):
-        results[part] += found[part]
+        results[part] += baseline[part]
 
 
 def score_title(score: str, features: str) -> str:

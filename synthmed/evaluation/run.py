@@ -90,13 +90,15 @@ def evaluate(request: EvaluateRequest) -> Json | None:
     with join_processes(device) as (processes, own_device):
         evaluation = Evaluation(request, processes, own_device)
         results = _describe(evaluation)
+        baselines = [values.read_baseline(path, results) for path in request.baselines]
         found = _compute_features(evaluation)
     if not processes.main:
         return None
     results |= _scores(evaluation, found)
-    for path in request.baselines:
-        values.add_baseline(results, path)
-    sets, copy_features = evaluation.sets, next(iter(found.values())).copies
+    for baseline in baselines:
+        values.add_baseline(results, baseline)
+    sets = evaluation.sets
+    copy_features = next((features_of.copies for features_of in found.values()), [])
     results["copies"] = checks.copies(request, sets, copy_features, device)
     results["labels"] = checks.labels(request, sets, device)
     results["artefacts"] = checks.artefacts(request, sets)
@@ -106,7 +108,7 @@ def evaluate(request: EvaluateRequest) -> Json | None:
 
 
 def open_extractors(request: EvaluateRequest, device: torch.device) -> dict[str, FeatureExtractor]:
-    """Return the extractors by name.
+    """Return by name the extractors of what is asked; labels and artefacts need none.
 
     Raises:
         UsageError: No such extractor, or weights for one that is not asked for.
@@ -115,6 +117,8 @@ def open_extractors(request: EvaluateRequest, device: torch.device) -> dict[str,
     names = request.config.features
     if unused := sorted(set(request.weights) - set(names)):
         raise UsageError(f"--feature-weights for {unused[0]}, which --features does not name")
+    if not {"scores", "copies"} & set(request.config.checks):
+        return {}
     return {
         name: open_extractor(name, weights=request.weights.get(name), device=device, download=request.download)
         for name in names
