@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -158,6 +159,19 @@ def test_earlier_results_stand_beside_if_made_alike(real, noisy, drawn, evaluate
         evaluate(replace(alone, generated=(str(smaller),), baselines=(output,)))
     with pytest.raises(DataError, match="evaluated here too"):
         evaluate(replace(request(real, drawn, noisy, output=tmp_path / "again"), baselines=(output,)))
+
+
+def test_archive_scores_as_the_folder_does(real, drawn, tmp_path):
+    from synthmed.evaluation.run import evaluate
+
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", drawn))
+    results = evaluate(request(real, drawn, archive, output=tmp_path / "out"))
+    assert results is not None
+    for label in ("all", *CLASSES):
+        folder, packed = (scores(results, name, label) for name in ("good", "packed.zip"))
+        assert len(folder) == 6
+        assert {name: {**row, "generated": "good"} for name, row in packed.items()} == folder
+    assert {row["p_value"] for row in results["differences"]} == {1.0}
 
 
 def test_command_prints_one_table_an_extractor(run_program, real, drawn, tmp_path):

@@ -42,7 +42,7 @@ def copies(
             generated=images,
             features=its_features,
             false_alarm_rate=request.config.false_alarms,
-            generator=numpy_generator(request.config.seed, "copies", images.name),
+            generator=numpy_generator(request.config.seed, "copies"),
             device=device,
         )
         found[images.name] = dataclasses.asdict(report)
@@ -82,14 +82,14 @@ def artefacts(request: EvaluateRequest, sets: EvaluationSets) -> dict[str, Json]
     for images in sets.generated:
         log(f"looking for artefacts in {images.name}")
         compared = {"real": sets.real, "generated": images}
-        grid = check_grid(**compared, generator=numpy_generator(request.config.seed, "grid", images.name))
+        grid = check_grid(**compared, generator=numpy_generator(request.config.seed, "grid"))
         duplicates = check_duplicates(**compared)
         found[images.name] = {
             "grid": {**dataclasses.asdict(grid), "has_grid": grid.has_grid},
             "duplicates": {**dataclasses.asdict(duplicates), "has_duplicates": duplicates.has_duplicates},
         }
         if sets.real.dataset in EYE_DATASETS:
-            discs = check_discs(**compared, generator=numpy_generator(request.config.seed, "discs", images.name))
+            discs = check_discs(**compared, generator=numpy_generator(request.config.seed, "discs"))
             found[images.name]["optic_discs"] = {**dataclasses.asdict(discs), "has_faults": discs.has_faults}
     return found
 

@@ -94,7 +94,7 @@ def compared_sets(sets: EvaluationSets, *, balanced: bool, seed: int) -> tuple[I
         fewest = min(int(np.bincount(images.labels, minlength=len(used)).min()) for images in generated)
         real = balance_classes(real, numpy_generator(seed, "balance", "real"))
         generated = [
-            balance_classes(images, numpy_generator(seed, "balance", images.name), images_per_class=fewest or None)
+            balance_classes(images, numpy_generator(seed, "balance", "generated"), images_per_class=fewest or None)
             for images in generated
         ]
     return real, tuple(generated)
