@@ -231,6 +231,23 @@ def test_all_checks_in_one_run(real, noisy, tmp_path, monkeypatch):
     assert {path.name for path in hidden.glob("*.png")} == {"spectra.png"}
 
 
+def test_sets_too_small_for_a_check_still_get_their_scores(tmp_path):
+    from synthmed.evaluation.run import evaluate
+
+    small = tmp_path / "small"
+    prepare_release(phantom_release(30), small, PrepareConfig(size=SIDE, validation=0.2, test=0.2))
+    generated = draw(tmp_path / "made", dict.fromkeys(CLASSES, 9), first=0)
+    results = evaluate(request(small, generated, output=tmp_path / "out", checks=("scores", "copies")))
+    assert results is not None
+    assert scores(results, "made").keys() >= {"fid", "kid"}
+    assert results["copies"] == {}
+    assert "6 held-out images cannot tell" in results["not_looked_into"]["copies in made"]
+    alone = draw(tmp_path / "alone", dict.fromkeys(CLASSES, 12), first=40)
+    found = evaluate(request(alone, generated, output=tmp_path / "out2", checks=("labels", "copies")))
+    assert found is not None
+    assert found["not_looked_into"].keys() == {"labels", "copies"}
+
+
 def test_pictures_are_there(evaluated):
     output, _ = evaluated
     for name in ("samples.png", "pca-radiomic.png", "scores-radiomic.png", "sizes-radiomic.png", "spectra.png"):

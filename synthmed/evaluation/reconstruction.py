@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from synthmed import device as devices
 from synthmed import runs
-from synthmed.data.images import contact_sheet
+from synthmed.data.images import contact_sheet, encode_image
 from synthmed.data.loading import ShardImages, to_float, to_rgb_arrays, to_uint8, to_unit
 from synthmed.data.shard_reading import find_splits, open_folder
 from synthmed.diffusion.pipeline import Pipeline, load_pipeline
@@ -120,7 +119,7 @@ def evaluate_autoencoders(
     path = output / "reconstruction.png"
     if sheet is None or size is None:
         raise DataError(f"{data} holds no shards")
-    _write_png(path, sheet)
+    runs.write_bytes(path, encode_image(sheet, "png"))
     report = ReconstructionReport(
         tuple(rows), dataset, size, num_scales(size), dict(PUBLISHED.get(dataset, {})), str(path)
     )
@@ -205,11 +204,3 @@ def _sheet(models: Sequence[Pipeline], images: ShardImages) -> NDArray[np.uint8]
         rows += [decoded, difference.clamp(0, 255).to(torch.uint8)]
         titles += [f"reconstruction {number + 1}", f"difference x {AMPLIFIED}"]
     return contact_sheet(to_rgb_arrays(torch.cat(rows)), count, row_titles=titles)
-
-
-def _write_png(path: Path, sheet: NDArray[np.uint8]) -> None:
-    from PIL import Image
-
-    picture: Any = Image.fromarray(sheet)
-    with runs.atomic_file(path) as file:
-        picture.save(file, format="png")

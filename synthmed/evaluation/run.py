@@ -99,11 +99,13 @@ def evaluate(request: EvaluateRequest) -> Json | None:
         values.add_baseline(results, baseline)
     sets = evaluation.sets
     copy_features = next((features_of.copies for features_of in found.values()), [])
-    results["copies"] = checks.copies(request, sets, copy_features, device)
-    results["labels"] = checks.labels(request, sets, device)
-    results["artefacts"] = checks.artefacts(request, sets)
-    _draw(evaluation, found, results)
+    notes: checks.Notes = {}
+    results["copies"] = checks.copies(request, sets, copy_features, device, notes)
+    results["labels"] = checks.labels(request, sets, device, notes)
+    results["artefacts"] = checks.artefacts(request, sets, notes)
+    results["not_looked_into"] = notes
     runs.write_json(request.output / values.RESULTS_FILE, results)
+    _draw(evaluation, found, results)
     return results
 
 
