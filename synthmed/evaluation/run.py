@@ -119,8 +119,9 @@ def open_extractors(request: EvaluateRequest, device: torch.device) -> dict[str,
     names = request.config.features
     if unused := sorted(set(request.weights) - set(names)):
         raise UsageError(f"--feature-weights for {unused[0]}, which --features does not name")
-    if not {"scores", "copies"} & set(request.config.checks):
-        return {}
+    if "scores" not in request.config.checks:
+        # Copies are sought in the features of the first one alone.
+        names = names[:1] if "copies" in request.config.checks else ()
     return {
         name: open_extractor(name, weights=request.weights.get(name), device=device, download=request.download)
         for name in names
