@@ -19,7 +19,7 @@ from synthmed.evaluation.sources import ImageSet
 from synthmed.metrics.neighbours import nearest
 from synthmed.metrics.resampling import blocks_of_groups
 from synthmed.metrics.spectrum import SpectrumComparison, compare_spectra, log_spectra
-from synthmed.metrics.statistics import Share, count_units, share_difference, share_interval
+from synthmed.metrics.statistics import Share, count_units, share_difference, share_interval, unit_names
 
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.int64]
@@ -267,8 +267,7 @@ def _thumbnails(images: ImageSet) -> NDArray[np.float32]:
 
 def _nearest_of_others(thumbnails: NDArray[np.float32], images: ImageSet) -> Floats:
     """Return the distance from each image to the nearest one of another patient, [N]."""
-    names = [group or f"\0{number}" for number, group in enumerate(images.groups)]
-    _, patient, sizes = np.unique(names, return_inverse=True, return_counts=True)
+    _, patient, sizes = np.unique(unit_names(images.groups), return_inverse=True, return_counts=True)
     if len(sizes) < 2:
         raise DataError(f"{images.name} has images of one patient only", "how alike others are cannot be known")
     # Of so many neighbours one at least is of another patient.

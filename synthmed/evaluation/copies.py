@@ -20,6 +20,7 @@ from synthmed.evaluation.copy_spaces import CopyFeatures, Neighbours, compare, f
 from synthmed.evaluation.lookalikes import Lookalikes
 from synthmed.evaluation.sources import ImageSet
 from synthmed.metrics.memorisation import authenticity, conformal_ranks, copying_z, count_p_value, data_copying
+from synthmed.metrics.statistics import unit_names
 
 Floats = NDArray[np.float64]
 
@@ -139,7 +140,7 @@ def find_copies(
         )
     if features:
         found.append(tuple(find_in_features(features, images) for images in (features.held_out, features.generated)))
-    units = np.array([group or f"\0{number}" for number, group in enumerate(training.groups)])
+    units = np.array(unit_names(training.groups))
     spaces = [compare(held.subset(kept), made, units) for held, made in found]
     held_scores, scores = (np.min(both, axis=0) for both in zip(*(space.scores() for space in spaces), strict=True))
     rank = max(1, int(false_alarm_rate * (num_held_out + 1) + 1e-9))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from synthmed.data.datasets import resolve_label
 from synthmed.errors import DataError, UsageError
 from synthmed.evaluation.sources import ImageSet
+from synthmed.metrics.statistics import unit_names
 
 
 def match_classes(*, real: ImageSet, generated: ImageSet) -> ImageSet:
@@ -83,10 +84,9 @@ def _draw(
 ) -> NDArray[np.int64]:
     """Return `count` of the members: first images of groups before second ones, in random order within each turn."""
     order = generator.permutation(members)
-    seen: Counter[str] = Counter()
+    units, seen = unit_names(groups), Counter[str]()
     turns = []
     for number in order:
-        group = groups[number] or f"\n{number}"  # an image of unknown group is its own
-        turns.append(seen[group])
-        seen[group] += 1
+        turns.append(seen[units[number]])
+        seen[units[number]] += 1
     return order[np.argsort(turns, kind="stable")][:count]

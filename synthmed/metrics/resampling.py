@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from synthmed.errors import DataError
 from synthmed.metrics.feature_arrays import Features, Floats, Masks, keep_all
+from synthmed.metrics.statistics import unit_names
 
 LEVEL = 0.95
 NUM_BLOCKS = 20
@@ -96,7 +97,7 @@ def blocks_of_groups(groups: Sequence[str], num_blocks: int, generator: np.rando
     Groups are handed out by size, the largest first, in random order among equals, each to the block that has fewest
     images. An empty name is an image that belongs to no group. Fewer groups than blocks: every group is a block.
     """
-    _, membership, sizes = np.unique(_names(groups), return_inverse=True, return_counts=True)
+    _, membership, sizes = np.unique(unit_names(groups), return_inverse=True, return_counts=True)
     count = min(num_blocks, len(sizes))
     order = generator.permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]
@@ -163,7 +164,7 @@ def jackknife_intervals(
     )
     values = score(real=real, generated=generated, real_masks=real_masks, generated_masks=generated_masks)
     shares = [np.bincount(blocks) / len(blocks) for blocks in sides]
-    num_patients = min(len(set(_names(groups))) for groups in (real_groups, generated_groups))
+    num_patients = min(len(set(unit_names(groups))) for groups in (real_groups, generated_groups))
     found = {}
     for name, array in values.items():
         parts = array[1 : 1 + counts[0]], array[1 + counts[0] :]
@@ -284,11 +285,6 @@ def t_quantile(probability: float, freedom: float) -> float:
     return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
 
 
-def _names(groups: Sequence[str]) -> list[str]:
-    """Return names of groups where an image of no group has one of its own."""
-    return [group or f"\0{number}" for number, group in enumerate(groups)]
-
-
 def _blocks(groups: Sequence[str], name: str, num_blocks: int, generator: np.random.Generator) -> NDArray[np.int64]:
     blocks = blocks_of_groups(groups, num_blocks, generator)
     if blocks.max() == 0:
@@ -324,7 +320,7 @@ def _interval(
 
 def _draw_part(groups: Sequence[str], wanted: int, generator: np.random.Generator) -> NDArray[np.bool_]:
     """Return which images random patients have, about `wanted` images together and at least one patient left: [N]."""
-    _, membership, sizes = np.unique(_names(groups), return_inverse=True, return_counts=True)
+    _, membership, sizes = np.unique(unit_names(groups), return_inverse=True, return_counts=True)
     if len(sizes) < 2:
         raise DataError("all real images belong to one patient", "a floor needs at least two patients")
     order = generator.permutation(len(sizes))

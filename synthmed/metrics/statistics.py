@@ -68,9 +68,14 @@ def share_difference(first: Share, second: Share) -> tuple[float, float]:
     return difference - below, difference + above
 
 
+def unit_names(groups: Sequence[str]) -> list[str]:
+    """Return the independent unit (patient) of each image; an image of no group, an empty name, is one by itself."""
+    return [group or f"\0{number}" for number, group in enumerate(groups)]
+
+
 def count_units(groups: Sequence[str]) -> int:
-    """Return how many independent units (patients) images come from; an empty name is one by itself."""
-    return len({group for group in groups if group}) + sum(not group for group in groups)
+    """Return how many independent units (patients) images come from."""
+    return len(set(unit_names(groups)))
 
 
 def summarise(values: ArrayLike) -> Summary:
@@ -96,8 +101,7 @@ def resample_weights(groups: Sequence[str], num_resamples: int, generator: np.ra
     Whole groups (patients) are drawn with replacement, because the images of one patient are not independent. An
     empty name is an image that belongs to no group.
     """
-    unique = [group or f"\0{number}" for number, group in enumerate(groups)]
-    _, membership = np.unique(unique, return_inverse=True)
+    _, membership = np.unique(unit_names(groups), return_inverse=True)
     count = int(membership.max()) + 1
     times_drawn = generator.multinomial(count, np.full(count, 1 / count), size=num_resamples)
     weights: Counts = times_drawn.astype(np.uint16)[:, membership]
