@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from synthmed.diffusion.pipeline import Pipeline
+    from synthmed.generators.diffusion.pipeline import Pipeline
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_pipeline", "open_shards"]
@@ -21,7 +21,7 @@ def load_pipeline(path: str | Path, device: str = "cpu") -> Pipeline:
     Raises:
         CheckpointError: The file is missing, broken, or its weights do not fit its configuration.
     """
-    from synthmed.diffusion.pipeline import load_pipeline as load
+    from synthmed.generators.diffusion.pipeline import load_pipeline as load
 
     return load(path, device)
 
@@ -39,7 +39,7 @@ def open_shards(folder: str | Path, split: str = "train") -> Any:
     Raises:
         DataError: The folder has no such split, or a shard is not in the contract's form.
     """
-    from synthmed.data.loading import open_shards as open_split
-    from synthmed.storage import location
+    from synthmed.data.sets.open_shards import open_shards as open_split
+    from synthmed.files.storage import location
 
     return open_split(location(folder), split)

@@ -13,25 +13,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synthmed import device as devices
-from synthmed import registry, runs
-from synthmed.checkpoint import read_config
-from synthmed.classifier.comparison import Comparison, run_comparison
-from synthmed.classifier.config import ARMS, ClassifierConfig
-from synthmed.classifier.folders import open_comparison
-from synthmed.classifier.results import comparison_results, write_comparison
+from synthmed.classifier.config import ClassifierConfig
 from synthmed.classifier.training import Placement
-from synthmed.data.cup_to_disc import MEASUREMENT_ERROR, measure_cup_to_disc
-from synthmed.data.images import contact_sheet, decode_image
-from synthmed.data.phantom_release import phantom_release
-from synthmed.data.phantoms import BEST_AUROC
-from synthmed.data.prepare import PrepareConfig, prepare_release
-from synthmed.data.sample_reading import read_image_bytes
-from synthmed.data.shard_reading import ShardFolder, open_folder
+from synthmed.data.images import decode_image
+from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
+from synthmed.data.shards.read import ShardFolder, open_folder
+from synthmed.data.shards.samples import read_image_bytes
+from synthmed.data.sheets import contact_sheet
 from synthmed.evaluation.ratios import Ratios, RatioScores, summarise_ratios
-from synthmed.generation.config import GenerateConfig
-from synthmed.generation.run import generate
-from synthmed.progress import log
+from synthmed.files.atomic import atomic_file
+from synthmed.files.content import hash_file
+from synthmed.formats.model_files import read_config
+from synthmed.generators import registry
+from synthmed.phantoms.cup_to_disc import MEASUREMENT_ERROR, measure_cup_to_disc
+from synthmed.phantoms.drawing import BEST_AUROC
+from synthmed.phantoms.release import phantom_release
+from synthmed.production.plan import GenerateConfig
+from synthmed.production.run import generate
+from synthmed.runtime import device as devices
+from synthmed.runtime.progress import log
+from synthmed.study.arms import ARMS
+from synthmed.study.comparison import Comparison, run_comparison
+from synthmed.study.folders import open_comparison
+from synthmed.study.results import comparison_results, write_comparison
 
 DATASET = "phantom-fundus"
 NUM_REAL = 800
@@ -78,7 +82,7 @@ def _generate(output: Path, device: str, seed: int, overwrite: bool) -> None:
     path = registry.embedded_model(DATASET)
     model = read_config(path)
     counts = (NUM_SYNTHETIC // 2, NUM_SYNTHETIC // 2)
-    config = GenerateConfig(path, runs.hash_file(path), model, counts, seed, model.sampler)
+    config = GenerateConfig(path, hash_file(path), model, counts, seed, model.sampler)
     generate(config, output, device=device, overwrite=overwrite)
 
 
@@ -121,7 +125,7 @@ def _write_sheet(path: Path, folders: dict[str, ShardFolder], images: dict[str, 
             titles.append(f"{kind}: {name}")
     sheet = contact_sheet(np.concatenate(chosen), SHEET_COLUMNS, row_titles=titles)
     picture = Image.fromarray(sheet)
-    with runs.atomic_file(path) as file:
+    with atomic_file(path) as file:
         # Twice the size: 64 pixels are small on a screen.
         picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(file, format="png")
 

@@ -1,6 +1,6 @@
 """Failures a user can cause, one class and one exit code a branch.
 
-Anything else that is raised is a bug and keeps its trace. Imports nothing of the package.
+Anything else that is raised is a bug and keeps its trace.
 
 | exit code | meaning                                                        |
 |-----------|----------------------------------------------------------------|

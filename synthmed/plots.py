@@ -1,7 +1,6 @@
 """The look of all plots: sizes, colours that colour-blind readers tell apart, and PNGs that are the same bytes again.
 
-Figures are made without pyplot, which would keep every one of them. Imports of the package progress and runs;
-matplotlib only where a figure is made.
+Figures are made without pyplot, which would keep every one of them.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthmed.progress import printable
-from synthmed.runs import write_bytes
+from synthmed.files.atomic import write_bytes
+from synthmed.runtime.progress import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

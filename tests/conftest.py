@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from synthmed.checkpoint import AUTOENCODER_PREFIX, DENOISER_PREFIX, ModelConfig, save_model
-from synthmed.config import SamplerConfig, UnetConfig, VaeConfig
+from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, ModelConfig, save_model
+from synthmed.generators.diffusion.config import SamplerConfig, UnetConfig, VaeConfig
 
 SaveTinyModel = Callable[..., Path]
 RunProgram = Callable[..., tuple[int, str, str]]
@@ -68,8 +68,8 @@ def make_tensors() -> MakeTensors:
     """A function that gives random weights for a configuration under a model file's names, always the same."""
     import torch
 
-    from synthmed.models.autoencoder import Autoencoder
-    from synthmed.models.unet import build_denoiser
+    from synthmed.generators.diffusion.networks.autoencoder import Autoencoder
+    from synthmed.generators.diffusion.networks.unet import build_denoiser
 
     def make(config: ModelConfig) -> dict[str, Any]:
         with torch.random.fork_rng(devices=[]):
@@ -200,8 +200,8 @@ def make_image_set() -> MakeImageSet:
     """
     import numpy as np
 
-    from synthmed.data.scan import hash_pixels
-    from synthmed.evaluation.sources import ImageSet
+    from synthmed.data.prepare.scan import hash_pixels
+    from synthmed.data.sets.image_set import ImageSet
 
     class Reader:
         def __init__(self, arrays: Any) -> None:

@@ -13,30 +13,28 @@ import synthmed
 
 PACKAGE = Path(synthmed.__file__).parent
 
-# A module imports from its own line or from lines above it. The first name that fits counts.
+# A module imports from its own line or from lines above it. The first name that fits counts; a name stands for all
+# that lies in it.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("synthmed", "errors", "seeds", "storage"),
-    ("config", "tables", "runs", "device", "progress", "plots", "pickle_reading"),
-    ("recipe_files", "torch_files", "weight_files", "stable_diffusion"),
-    ("models.*", "diffusion.schedule", "checkpoint", "medfusion", "medfusion_build", "registry", "data.*", "metrics.*"),
-    ("diffusion.samplers", "data.loading", "features.*"),
-    ("diffusion.pipeline", "training.losses", "training.processes"),
-    ("training.task", "training.state"),
-    ("training.loop",),
-    ("training.*", "classifier.*"),
-    ("generation.*", "evaluation.*"),
+    ("synthmed", "errors"),
+    ("runtime", "files", "config"),
+    ("data.labels", "data.datasets", "formats"),
+    ("data", "phantoms", "metrics", "plots"),
+    ("features", "training"),
+    ("generators",),
+    ("production", "classifier"),
+    ("evaluation", "study"),
     ("demo",),
-    ("cli.*", "__main__"),
+    ("cli", "__main__"),
 )
-# These folders' own modules hold a docstring and nothing else; importing one is importing nothing.
-EMPTY = {
-    *("classifier", "cli", "data", "diffusion", "evaluation", "features"),
-    *("generation", "metrics", "models", "training"),
-}
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".") or "synthmed": path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
+
+
+# A folder's own module holds a docstring and nothing else, but for the tables that a folder is opened by.
+EMPTY = {name for name, path in MODULES.items() if path.name == "__init__.py" and "import " not in path.read_text()}
 
 
 @cache
@@ -45,11 +43,11 @@ def parse(name: str) -> ast.Module:
 
 
 def level(name: str) -> int:
-    exact = [number for number, names in enumerate(LEVELS) if name in names]
-    folder = [number for number, names in enumerate(LEVELS) if f"{name.split('.')[0]}.*" in names]
-    found = exact or folder
-    assert found, f"{name} has no place in the order of imports: give it one in LEVELS"
-    return found[0]
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        if found := [number for number, names in enumerate(LEVELS) if ".".join(parts[:end]) in names]:
+            return found[0]
+    raise AssertionError(f"{name} has no place in the order of imports: give it one in LEVELS")
 
 
 def imports(name: str) -> Iterator[str]:

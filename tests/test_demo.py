@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 from PIL import Image
 
-from synthmed import demo, registry
-from synthmed.checkpoint import read_config
+from synthmed import demo
+from synthmed.formats.model_files import read_config
+from synthmed.generators import registry
 
 
 @pytest.fixture(scope="module")

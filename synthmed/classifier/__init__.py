@@ -1,1 +1,1 @@
-"""Classifiers trained on real and on synthetic images, and what the comparison says."""
+"""One classifier: its network, augmentation, training and predictions."""

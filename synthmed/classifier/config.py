@@ -1,4 +1,4 @@
-"""Settings of the classifier comparison. Imports no torch: the command line reads its defaults and help from here."""
+"""Settings of the classifier comparison."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from synthmed.config import described
-from synthmed.errors import UsageError, nearest
+from synthmed.config.fields import described
+from synthmed.errors import UsageError
 
-ARMS = ("real", "synthetic", "both")
 REAL_SHARE = 0.8
 
 
@@ -44,25 +43,3 @@ def meaning(name: str) -> str:
     """Return what a field of `ClassifierConfig` means, as a sentence for the command's help."""
     fields = {field.name: field.metadata["meaning"] for field in dataclasses.fields(ClassifierConfig)}
     return f"{fields[name][0].upper()}{fields[name][1:]}."
-
-
-def parse_arms(text: str) -> tuple[str, ...]:
-    """Return the arms of a comma-separated list, in their fixed order.
-
-    Raises:
-        UsageError: An unknown arm, or none.
-    """
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    for word in words:
-        if word not in ARMS:
-            raise UsageError(f"unknown arm: {word}", nearest(word, ARMS))
-    if not words:
-        raise UsageError("no arms given", f"valid: {', '.join(ARMS)}")
-    return tuple(arm for arm in ARMS if arm in words)
-
-
-def batch_shares(arm: str, config: ClassifierConfig) -> dict[str, int]:
-    """Return how many images of each source a batch of an arm holds; sources without any are left out."""
-    real = {"real": config.batch_size, "synthetic": 0, "both": round(config.batch_size * config.real_share)}[arm]
-    shares = {"real": real, "synthetic": config.batch_size - real}
-    return {source: count for source, count in shares.items() if count}

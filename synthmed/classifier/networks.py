@@ -9,9 +9,9 @@ import timm
 from torch import Tensor, nn
 
 from synthmed.errors import CheckpointError, UsageError
-from synthmed.models.timm_networks import check_name, head_names, without_head
-from synthmed.progress import log
-from synthmed.weight_files import check_weights, read_safetensors
+from synthmed.features.timm_networks import check_name, head_names, without_head
+from synthmed.formats.weight_files import check_weights, read_safetensors
+from synthmed.runtime.progress import log
 
 
 def check_model(name: str, size: int | None) -> None:

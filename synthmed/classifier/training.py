@@ -19,14 +19,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from synthmed import device as devices
 from synthmed.classifier.augmentation import augment
-from synthmed.classifier.batches import ImageSource
 from synthmed.classifier.config import ClassifierConfig
 from synthmed.classifier.networks import build_network
-from synthmed.data.loading import to_float
+from synthmed.data.pixels import to_float
 from synthmed.errors import TrainingError
-from synthmed.seeds import derive_seed, torch_generator
+from synthmed.runtime import device as devices
+from synthmed.runtime.seeds import derive_seed, torch_generator
+from synthmed.study.batches import ImageSource
 from synthmed.training.loop import warmup_cosine
 
 # ImageNet's mean and standard deviation are given for [0, 1]; ours is [-1, 1].

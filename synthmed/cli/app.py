@@ -26,7 +26,7 @@ from synthmed.cli import (
 )
 from synthmed.cli.prepare import prepare_app
 from synthmed.errors import Interrupted, SynthmedError
-from synthmed.progress import printable
+from synthmed.runtime.progress import printable
 
 app = typer.Typer(
     name="synthmed",

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from synthmed.progress import printable
+from synthmed.runtime.progress import printable
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result on stdout as JSON instead of a table.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random in this command.")]

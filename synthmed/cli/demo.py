@@ -25,9 +25,9 @@ def demo(
     Draws eyes with known cup-to-disc ratio, generates 256 synthetic ones, trains a small ResNet on real, on synthetic
     and on both, and measures what the images show. Needs no data and no network.
     """
-    from synthmed.classifier.results import ARM_COLUMNS, arm_rows
     from synthmed.demo import measurement_note, run_demo
-    from synthmed.progress import log
+    from synthmed.runtime.progress import log
+    from synthmed.study.results import ARM_COLUMNS, arm_rows
 
     found = run_demo(output, device=device, seed=seed, overwrite=overwrite)
     if as_json:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from synthmed.cli.common import DeviceOption, JsonOption, VggOption, print_json, print_table
-from synthmed.storage import location
+from synthmed.files.storage import location
 
 
 def evaluate_autoencoder(
@@ -47,10 +47,10 @@ def evaluate_autoencoder(
 
     Example: synthmed evaluate-autoencoder --checkpoint runs/airogs --data shards/airogs --split test
     """
-    from synthmed import registry
+    from synthmed.generators import registry
 
     paths = [registry.resolve_path(path) for path in checkpoints]
-    from synthmed.evaluation.reconstruction import evaluate_autoencoders
+    from synthmed.generators.diffusion.reconstruction import evaluate_autoencoders
 
     report = evaluate_autoencoders(
         paths, data, output, splits=splits or (), size=size, device=device, vgg_weights=vgg_weights

@@ -22,12 +22,12 @@ from synthmed.cli.common import (
     print_table,
 )
 from synthmed.cli.generate_options import resolve_counts, resolve_sampler, resolve_share
-from synthmed.data.side_files import NOT_STATED
+from synthmed.data.shards.card import NOT_STATED
 from synthmed.errors import CheckpointError, UsageError
-from synthmed.storage import location
+from synthmed.files.storage import location
 
 if TYPE_CHECKING:
-    from synthmed.generation.config import GenerateConfig
+    from synthmed.production.plan import GenerateConfig
 
 
 class Sampler(StrEnum):
@@ -132,10 +132,10 @@ def generate(
 
       torchrun --nproc-per-node 8 -m synthmed generate --dataset airogs --balanced -n 100000 -o DIR
     """
-    from synthmed import runs
+    from synthmed.files.content import hash_file
 
     path = _find_checkpoint(dataset, checkpoint)
-    from synthmed.checkpoint import read_config
+    from synthmed.formats.model_files import read_config
 
     model = read_config(path)
     if model.kind != "pipeline" or not model.classes:
@@ -147,11 +147,11 @@ def generate(
     share = resolve_share(shards, os.environ)
     if overwrite and share.world > 1:
         raise UsageError("--overwrite with several processes", "remove the folder first")
-    from synthmed.generation.config import GenerateConfig
+    from synthmed.production.plan import GenerateConfig
 
     config = GenerateConfig(
         checkpoint=path,
-        checkpoint_sha256=runs.hash_file(path),
+        checkpoint_sha256=hash_file(path),
         model=model,
         counts=counts,
         seed=seed,
@@ -166,11 +166,11 @@ def generate(
     if dry_run:
         _print_plan(config, output, as_json, device=device, batch_size=batch_size, share=share)
     elif str(output) == "-":
-        from synthmed.generation.run import stream
+        from synthmed.production.run import stream
 
         stream(config, sys.stdout.buffer, device=device, batch_size=batch_size, share=share)
     else:
-        from synthmed.generation.run import generate as run
+        from synthmed.production.run import generate as run
 
         result = run(config, output, device=device, batch_size=batch_size, share=share, overwrite=overwrite)
         if share.rank == 0:
@@ -186,7 +186,7 @@ def _print_result(result: dict[str, Any], as_json: bool) -> None:
 
 
 def _print_plan(config: GenerateConfig, output: Path, as_json: bool, **options: Any) -> None:
-    from synthmed.generation.run import dry_run
+    from synthmed.production.run import dry_run
 
     plan = dataclasses.asdict(dry_run(config, output, **options))
     if as_json:
@@ -200,14 +200,14 @@ def _own_device(device: str, environment: Mapping[str, str]) -> str:
     local = environment.get("LOCAL_RANK")
     if local is None or device not in ("auto", "cuda"):
         return device
-    from synthmed.device import select_device
+    from synthmed.runtime.device import select_device
 
     return f"cuda:{local}" if select_device(device).type == "cuda" else device
 
 
 def _find_checkpoint(dataset: str | None, checkpoint: Path | None) -> Path:
     """Return the model file that the options mean."""
-    from synthmed import registry
+    from synthmed.generators import registry
 
     if checkpoint is not None:
         return registry.resolve_path(checkpoint)

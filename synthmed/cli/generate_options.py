@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from synthmed.errors import DataError, RecipeError, UsageError
 
 if TYPE_CHECKING:
-    from synthmed.checkpoint import ModelConfig
-    from synthmed.config import SamplerConfig
-    from synthmed.generation.run import Share
+    from synthmed.formats.model_files import ModelConfig
+    from synthmed.generators.diffusion.config import SamplerConfig
+    from synthmed.production.run import Share
 
 # A sampler that the model was not set up for gets these instead of the model's own settings.
 DEFAULT_STEPS = {"ddim": 150, "dpmpp-2m": 20}
@@ -88,7 +88,7 @@ def resolve_sampler(
 
 def _missing_counts(model: ModelConfig, real: Path) -> tuple[int, ...]:
     """Return what each class of a real training split lacks to be as large as the largest."""
-    from synthmed.data.shard_reading import open_folder
+    from synthmed.data.shards.read import open_folder
 
     folder = open_folder(real, "train")
     if folder.classes != model.classes:
@@ -108,7 +108,7 @@ def resolve_share(shards: str | None, environment: Mapping[str, str]) -> Share:
     Raises:
         UsageError: --shards is not a list of numbers and ranges.
     """
-    from synthmed.generation.run import Share
+    from synthmed.production.run import Share
 
     rank, world = int(environment.get("RANK", "0")), int(environment.get("WORLD_SIZE", "1"))
     if shards is not None:

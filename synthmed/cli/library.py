@@ -18,7 +18,7 @@ checkpoints = typer.Typer(help="List, show and register model files.")
 @recipes.command("list")
 def list_recipes(as_json: JsonOption = False) -> None:
     """List the recipes that synthmed brings. Example: synthmed recipes list"""
-    from synthmed.recipe_files import load_recipe, recipe_names
+    from synthmed.config.recipes import load_recipe, recipe_names
 
     loaded = [load_recipe(name) for name in recipe_names()]
     if as_json:
@@ -37,8 +37,8 @@ def show_recipe(
     as_json: JsonOption = False,
 ) -> None:
     """Show all values of a recipe with their meaning. Example: synthmed recipes show airogs-64-cpu"""
-    from synthmed.recipe_files import load_recipe
-    from synthmed.tables import to_dict
+    from synthmed.config.recipes import load_recipe
+    from synthmed.config.tables import to_dict
 
     recipe = load_recipe(name, changes or [])
     if as_json:
@@ -60,7 +60,7 @@ def show_recipe(
 @checkpoints.command("list")
 def list_checkpoints(as_json: JsonOption = False) -> None:
     """List the models that `generate --dataset` can find, the latest first."""
-    from synthmed import registry
+    from synthmed.generators import registry
 
     entries = registry.list_entries(models_home())
     if as_json:
@@ -81,14 +81,15 @@ def show_checkpoint(
     path: Annotated[Path, typer.Argument(help="Model file or run folder.")], as_json: JsonOption = False
 ) -> None:
     """Show what a model file holds: architecture, classes, parameters, training, hash."""
-    from synthmed import registry, runs
-    from synthmed.checkpoint import count_parameters, read_config
+    from synthmed.files.content import hash_file
+    from synthmed.formats.model_files import count_parameters, read_config
+    from synthmed.generators import registry
 
     path = registry.resolve_path(path)
     config = read_config(path)
     facts = {
         "path": str(path),
-        "sha256": runs.hash_file(path),
+        "sha256": hash_file(path),
         "parameters": count_parameters(path),
         **_summary(config),
     }
@@ -105,7 +106,7 @@ def add_checkpoint(
     path: Annotated[Path, typer.Argument(help="Model file or run folder.")], as_json: JsonOption = False
 ) -> None:
     """Register a model file, so that `generate --dataset` finds it. The file stays where it is."""
-    from synthmed import registry
+    from synthmed.generators import registry
 
     entry = registry.register(models_home(), registry.resolve_path(path))
     _print_entry("registered", entry, as_json)
@@ -137,10 +138,10 @@ def import_checkpoint(
 
     Example: synthmed checkpoints import eye_diffusion.ckpt --dataset airogs
     """
-    from synthmed import registry
-    from synthmed.checkpoint import save_model
     from synthmed.data.datasets import find_dataset, folder_info
-    from synthmed.medfusion import import_checkpoint as read
+    from synthmed.formats.model_files import save_model
+    from synthmed.generators import registry
+    from synthmed.generators.diffusion.medfusion import import_checkpoint as read
 
     sides = None if size is None else parse_size(size)
     names = None if classes is None else parse_classes(classes)
@@ -161,9 +162,9 @@ def export_checkpoint(
 
     Example: synthmed checkpoints export runs/airogs -o airogs-state-dict.safetensors
     """
-    from synthmed import registry
-    from synthmed.checkpoint import load_tensors, read_config, write_tensors
-    from synthmed.medfusion import export_state_dict
+    from synthmed.formats.model_files import load_tensors, read_config, write_tensors
+    from synthmed.generators import registry
+    from synthmed.generators.diffusion.medfusion import export_state_dict
 
     path = registry.resolve_path(path)
     exported = export_state_dict(read_config(path), load_tensors(path))
@@ -180,8 +181,8 @@ def halve_checkpoint(
 
     Example: synthmed checkpoints halve runs/airogs -o airogs.safetensors
     """
-    from synthmed import registry
-    from synthmed.checkpoint import load_tensors, read_config, save_model
+    from synthmed.formats.model_files import load_tensors, read_config, save_model
+    from synthmed.generators import registry
 
     path = registry.resolve_path(path)
     save_model(output, read_config(path), load_tensors(path), half=True)
@@ -241,6 +242,6 @@ def _print_entry(title: str, entry: Any, as_json: bool) -> None:
 
 
 def _summary(config: Any) -> dict[str, Any]:
-    from synthmed.tables import to_dict
+    from synthmed.config.tables import to_dict
 
     return to_dict(config)

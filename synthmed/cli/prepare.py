@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from synthmed.cli.common import JsonOption, OverwriteOption, SeedOption, print_json, print_table
-from synthmed.data.side_files import NOT_STATED
-from synthmed.storage import location
+from synthmed.data.shards.card import NOT_STATED
+from synthmed.files.storage import location
 
 if TYPE_CHECKING:
-    from synthmed.data.prepare_report import PrepareReport
-    from synthmed.data.raw import Release
+    from synthmed.data.prepare.raw import Release
+    from synthmed.data.prepare.report import PrepareReport
 
 prepare_app = typer.Typer(
     name="prepare",
@@ -98,7 +98,7 @@ def prepare_airogs(
     json: JsonOption = False,
 ) -> None:
     """Fundus photographs: train_labels.csv (challenge_id,class), <challenge_id>.jpg in any depth; NRG 0, RG 1."""
-    from synthmed.data.releases import read_airogs
+    from synthmed.data.prepare.releases import read_airogs
 
     _prepare(read_airogs(source, groups), **_common(locals()))
 
@@ -125,7 +125,7 @@ def prepare_crcdx(
     json: JsonOption = False,
 ) -> None:
     """Histology tiles in folders MSIH (0) and nonMSIH (1); patient from the TCGA barcode; own train and test kept."""
-    from synthmed.data.releases import read_crcdx
+    from synthmed.data.prepare.releases import read_crcdx
 
     _prepare(read_crcdx(source), **_common(locals()))
 
@@ -159,7 +159,7 @@ def prepare_chexpert(
     json: JsonOption = False,
 ) -> None:
     """Frontal chest X-rays of train.csv, patient from the path; grey, stretched, minimum and maximum to 0 and 255."""
-    from synthmed.data.releases import read_chexpert
+    from synthmed.data.prepare.releases import read_chexpert
 
     _prepare(read_chexpert(source, finding, uncertain, blank), **_common(locals()))
 
@@ -203,7 +203,7 @@ def prepare_images(
     json: JsonOption = False,
 ) -> None:
     """Any images, one folder a class; labels in the order of the sorted folder names."""
-    from synthmed.data.releases import read_image_folders
+    from synthmed.data.prepare.releases import read_image_folders
 
     release = read_image_folders(source, name, group_pattern, groups, positive)
     _prepare(release, **_common(locals()))
@@ -223,7 +223,7 @@ def prepare_phantom(
     json: JsonOption = False,
 ) -> None:
     """Drawn eye fundus images with known cup-to-disc ratio: no external data needed."""
-    from synthmed.data.phantom_release import phantom_release
+    from synthmed.phantoms.release import phantom_release
 
     _prepare(phantom_release(num_images), **_common(locals()))
 
@@ -250,7 +250,7 @@ def _prepare(
     workers: int | None,
     json: bool,
 ) -> None:
-    from synthmed.data.prepare import PrepareConfig, prepare_release
+    from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
 
     info = release.info
     settings = PrepareConfig(size=size or info.size, resize=resize or info.resize, **config)

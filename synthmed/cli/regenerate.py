@@ -9,7 +9,7 @@ import typer
 
 from synthmed.cli.common import DeviceOption, JsonOption, models_home, print_json, print_table
 from synthmed.errors import DataError
-from synthmed.storage import location
+from synthmed.files.storage import location
 
 
 def regenerate(
@@ -29,18 +29,20 @@ def regenerate(
 
     Example: synthmed regenerate shards/glaucoma synthetic-s0-00000007-glaucoma-00000007
     """
-    from synthmed import registry, runs
     from synthmed.data.images import encode_image
-    from synthmed.generation.regenerate import regenerate as run
+    from synthmed.files.atomic import write_bytes
+    from synthmed.files.content import hash_file
+    from synthmed.generators import registry
+    from synthmed.production.regenerate import regenerate as run
 
     if checkpoint is not None:
         path = registry.resolve_path(checkpoint)
-        known = [(path, runs.hash_file(path))]
+        known = [(path, hash_file(path))]
     else:
         known = [(entry.path, entry.sha256) for entry in registry.list_entries(models_home())]
     found = run(folder, key, known, device)
     if output is not None:
-        runs.write_bytes(output, encode_image(found.image, "png", synthetic=True))
+        write_bytes(output, encode_image(found.image, "png", synthetic=True))
     result = {
         "key": key,
         "same": found.same,

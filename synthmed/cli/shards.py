@@ -10,11 +10,11 @@ import typer
 
 from synthmed.cli.common import JsonOption, OverwriteOption, print_json, print_table
 from synthmed.errors import DataError
-from synthmed.storage import location
+from synthmed.files.storage import location
 
 if TYPE_CHECKING:
-    from synthmed.data.folder_summary import FolderSummary, ReaderShare
-    from synthmed.data.verify import VerifyReport
+    from synthmed.data.shards.summary import FolderSummary, ReaderShare
+    from synthmed.data.verify.folder import VerifyReport
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", parser=location, help="Folder of shards, or its address.")]
 Threads = Annotated[
@@ -44,9 +44,9 @@ def inspect(
 
     Example: synthmed inspect shards/airogs --workers 8 --ranks 4 -o samples.png
     """
-    from synthmed.data.folder_summary import encode_sheet, share_shards, summarise_folder
-    from synthmed.progress import log
-    from synthmed.runs import write_bytes
+    from synthmed.data.shards.summary import encode_sheet, share_shards, summarise_folder
+    from synthmed.files.atomic import write_bytes
+    from synthmed.runtime.progress import log
 
     summary, opened = summarise_folder(folder, split)
     shares = {
@@ -96,7 +96,7 @@ def verify(folder: Folder, threads: Threads = None, as_json: JsonOption = False)
 
     Example: synthmed verify shards/airogs
     """
-    from synthmed.data.verify import verify_folder
+    from synthmed.data.verify.folder import verify_folder
 
     report = verify_folder(folder, workers=threads)
     if as_json:
@@ -195,7 +195,7 @@ def pack(
 
       synthmed pack stylegan.zip --class NRG --class RG --dataset airogs --positive RG -o shards/stylegan
     """
-    from synthmed.data.pack import PackConfig, pack_images
+    from synthmed.data.pack.pack import PackConfig, pack_images
 
     config = PackConfig(
         split=split,
@@ -239,7 +239,7 @@ def unpack(
 
     Example: synthmed unpack shards/airogs -o images/airogs --split train --labels stylegan
     """
-    from synthmed.data.unpack import unpack_folder
+    from synthmed.data.pack.unpack import unpack_folder
 
     report = unpack_folder(folder, output, splits=splits or (), labels=labels, overwrite=overwrite)
     if as_json:

@@ -18,10 +18,10 @@ from synthmed.cli.common import (
     print_table,
 )
 from synthmed.errors import CheckpointError, UsageError
-from synthmed.storage import location
+from synthmed.files.storage import location
 
 if TYPE_CHECKING:
-    from synthmed.training.stages import StageRequest
+    from synthmed.generators.diffusion.training.stages import StageRequest
 
 RecipeOption = Annotated[
     str, typer.Option("--recipe", "-r", help="Name of a recipe (see `synthmed recipes list`) or a .toml file.")
@@ -88,7 +88,7 @@ def train_autoencoder(
     if autoencoder is not None and not adversarial:
         raise UsageError("--autoencoder without --adversarial", "a first stage starts from random weights")
     request = _request(recipe, changes, data, output, seed, device, workers, overwrite, vgg_weights)
-    from synthmed.training import stages
+    from synthmed.generators.diffusion.training import stages
 
     if not adversarial:
         _finish("autoencoder", stages.train_autoencoder(request), as_json)
@@ -128,10 +128,10 @@ def train_diffusion(
     When it ends, `synthmed generate --dataset airogs` finds the model by itself.
     """
     request = _request(recipe, changes, data, output, seed, device, workers, overwrite)
-    from synthmed import registry
-    from synthmed.data.shard_reading import open_folder
-    from synthmed.training.stages import find_autoencoder
-    from synthmed.training.stages import train_diffusion as run
+    from synthmed.data.shards.read import open_folder
+    from synthmed.generators import registry
+    from synthmed.generators.diffusion.training.stages import find_autoencoder
+    from synthmed.generators.diffusion.training.stages import train_diffusion as run
 
     first_stage = find_autoencoder(output, autoencoder)
     if first_stage is None:
@@ -151,19 +151,19 @@ def _request(
     overwrite: bool,
     vgg_weights: Path | None = None,
 ) -> StageRequest:
-    from synthmed.recipe_files import load_recipe
+    from synthmed.config.recipes import load_recipe
 
     # Before torch is imported: a wrong recipe is told in a fraction of a second.
     resolved = load_recipe(recipe, changes or [])
-    from synthmed.training.stages import StageRequest
+    from synthmed.generators.diffusion.training.stages import StageRequest
 
     return StageRequest(resolved, data, output, seed, device, workers, overwrite, vgg_weights)
 
 
 def _finish(stage: str, figures: dict[str, Any], as_json: bool) -> None:
     """Register the model and print the last figures, in the first process alone."""
-    from synthmed import registry
-    from synthmed.training.processes import started_as_main
+    from synthmed.generators import registry
+    from synthmed.runtime.processes import started_as_main
 
     if not started_as_main():
         return

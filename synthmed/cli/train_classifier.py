@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from synthmed.classifier.config import ARMS, ClassifierConfig, meaning, parse_arms
+from synthmed.classifier.config import ClassifierConfig, meaning
 from synthmed.cli.common import DeviceOption, JsonOption, OverwriteOption, SeedOption, print_json, print_table
 from synthmed.errors import UsageError
-from synthmed.storage import location
+from synthmed.files.storage import location
+from synthmed.study.arms import ARMS, parse_arms
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,17 +112,17 @@ def train_classifier(
         raise UsageError(f"--synthetic is needed for --arms {','.join(chosen)}", "or choose --arms real")
     if pretrained and weights is not None:
         raise UsageError("--pretrained and --weights are both given", "choose one")
-    from synthmed.classifier.folders import open_comparison
-    from synthmed.progress import log
+    from synthmed.runtime.progress import log
+    from synthmed.study.folders import open_comparison
 
     # Before torch is imported: folders that do not fit are told at once.
     folders = open_comparison(real, synthetic)
     for note in folders.notes:
         log(note)
-    from synthmed import device as devices
-    from synthmed.classifier.comparison import Comparison, run_comparison
     from synthmed.classifier.networks import check_model
     from synthmed.classifier.training import Placement
+    from synthmed.runtime import device as devices
+    from synthmed.study.comparison import Comparison, run_comparison
 
     check_model(model, size)
     target = devices.select_device(device)
@@ -138,7 +139,7 @@ def train_classifier(
         initial_name=initial_name,
     )
     trainings = run_comparison(comparison, output, overwrite=overwrite)
-    from synthmed.classifier.results import comparison_results, write_comparison
+    from synthmed.study.results import comparison_results, write_comparison
 
     results = comparison_results(comparison, trainings)
     write_comparison(output, comparison, trainings, results)
@@ -150,7 +151,7 @@ def _initial_weights(
 ) -> tuple[dict[str, Tensor] | None, str | None]:
     """Return the weights to start from and a name for them, which tells different ones apart."""
     from synthmed.classifier.networks import load_pretrained_weights, load_weights_file
-    from synthmed.runs import hash_file
+    from synthmed.files.content import hash_file
 
     if weights is not None:
         return load_weights_file(weights, model, num_classes), f"sha256:{hash_file(weights)}"
@@ -158,7 +159,7 @@ def _initial_weights(
 
 
 def _print_results(results: dict[str, Any], as_json: bool) -> None:
-    from synthmed.classifier.results import ARM_COLUMNS, DIFFERENCE_COLUMNS, arm_rows, difference_rows
+    from synthmed.study.results import ARM_COLUMNS, DIFFERENCE_COLUMNS, arm_rows, difference_rows
 
     if as_json:
         print_json(results)

@@ -1,1 +1,1 @@
-"""From raw releases to shards, and from shards to batches."""
+"""From a release of images to shards, and from shards to batches."""

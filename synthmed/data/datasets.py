@@ -1,7 +1,4 @@
-"""The data sets that synthmed knows: classes in label order, other words for them, published sizes and counts.
-
-Imports of the package only errors; no numpy, so that commands can check words before anything heavy is loaded.
-"""
+"""The data sets that synthmed knows: classes in label order, other words for them, published sizes and counts."""
 
 from __future__ import annotations
 

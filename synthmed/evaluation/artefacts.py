@@ -12,14 +12,14 @@ from math import comb, exp, fsum, lgamma, log, log1p
 import numpy as np
 from numpy.typing import NDArray
 
-from synthmed.data.optic_discs import WORK_SIZE, calibrate_finder
+from synthmed.data.sets.image_set import ImageSet
+from synthmed.data.sets.resized import SmallImages
 from synthmed.errors import DataError
-from synthmed.evaluation.small_images import SmallImages
-from synthmed.evaluation.sources import ImageSet
 from synthmed.metrics.neighbours import nearest
 from synthmed.metrics.resampling import blocks_of_groups
 from synthmed.metrics.spectrum import SpectrumComparison, compare_spectra, log_spectra
 from synthmed.metrics.statistics import Share, count_units, share_difference, share_interval, unit_names
+from synthmed.phantoms.optic_discs import WORK_SIZE, calibrate_finder
 
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.int64]

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from synthmed import device as devices
 from synthmed.classifier.training import Placement
 from synthmed.data.images import encode_image
+from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
 from synthmed.evaluation.artefacts import EYE_DATASETS, check_discs, check_duplicates, check_grid
 from synthmed.evaluation.config import EvaluateRequest
@@ -25,10 +25,10 @@ from synthmed.evaluation.labels import LABEL_CLASSIFIER, check_labels
 from synthmed.evaluation.ratios import check_ratios
 from synthmed.evaluation.report import picture_path
 from synthmed.evaluation.sets import EvaluationSets
-from synthmed.evaluation.sources import ImageSet
-from synthmed.progress import log
-from synthmed.runs import write_bytes
-from synthmed.seeds import numpy_generator
+from synthmed.files.atomic import write_bytes
+from synthmed.runtime import device as devices
+from synthmed.runtime.progress import log
+from synthmed.runtime.seeds import numpy_generator
 
 Json = dict[str, Any]
 Notes = dict[str, str]

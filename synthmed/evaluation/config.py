@@ -1,4 +1,4 @@
-"""What `synthmed evaluate` is asked for. Imports of the package config and errors; no torch."""
+"""What `synthmed evaluate` is asked for."""
 
 from __future__ import annotations
 

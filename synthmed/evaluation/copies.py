@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from synthmed.data.images import ImageArray, contact_sheet
-from synthmed.data.loading import to_rgb_arrays
+from synthmed.data.images import ImageArray
+from synthmed.data.pixels import to_rgb_arrays
+from synthmed.data.sets.image_set import ImageSet
+from synthmed.data.sheets import contact_sheet
 from synthmed.errors import DataError
 from synthmed.evaluation.copy_spaces import CopyFeatures, Neighbours, compare, find_in_features, find_in_pixels
 from synthmed.evaluation.lookalikes import Lookalikes
-from synthmed.evaluation.sources import ImageSet
 from synthmed.metrics.memorisation import authenticity, conformal_ranks, copying_z, count_p_value, data_copying
 from synthmed.metrics.statistics import unit_names
 

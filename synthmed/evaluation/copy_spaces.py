@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from synthmed.data.sets.image_set import ImageSet
 from synthmed.evaluation.lookalikes import LIST_LENGTH, Lookalikes
-from synthmed.evaluation.sources import ImageSet
 from synthmed.metrics.neighbours import Numbers, nearest
 
 Floats = NDArray[np.float64]

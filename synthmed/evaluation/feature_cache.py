@@ -24,14 +24,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from synthmed.checkpoint import write_tensors
-from synthmed.device import FittingBatches
+from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
-from synthmed.evaluation.sources import ImageSet
-from synthmed.progress import Advance, log, progress
-from synthmed.runs import StopSignal, claim_file
-from synthmed.storage import remove
-from synthmed.training.processes import Processes
+from synthmed.files.locks import claim_file
+from synthmed.files.storage import remove
+from synthmed.formats.model_files import write_tensors
+from synthmed.runtime.device import FittingBatches
+from synthmed.runtime.processes import Processes
+from synthmed.runtime.progress import Advance, log, progress
+from synthmed.runtime.signals import StopSignal
 
 BLOCK_IMAGES = 512
 """Images whose features are lost at most when a process is killed."""

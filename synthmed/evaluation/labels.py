@@ -22,15 +22,15 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from synthmed import device as devices
-from synthmed import runs
-from synthmed.classifier.batches import arm_batches
 from synthmed.classifier.config import ClassifierConfig
 from synthmed.classifier.networks import build_network
 from synthmed.classifier.training import Placement, predict, train_network
+from synthmed.data.sets.image_set import ImageSet
+from synthmed.data.sets.resized import SmallImages
 from synthmed.errors import CheckpointError, DataError, DeviceError
-from synthmed.evaluation.small_images import SmallImages
-from synthmed.evaluation.sources import ImageSet
+from synthmed.files.atomic import write_bytes
+from synthmed.files.content import hash_json
+from synthmed.files.outputs import STATE_FOLDER
 from synthmed.metrics.statistics import (
     NUM_RESAMPLES,
     Share,
@@ -42,12 +42,14 @@ from synthmed.metrics.statistics import (
     share_interval,
     weighted_auroc,
 )
-from synthmed.progress import log, progress
-from synthmed.seeds import derive_seed, numpy_generator
+from synthmed.runtime import device as devices
+from synthmed.runtime.progress import log, progress
+from synthmed.runtime.seeds import derive_seed, numpy_generator
+from synthmed.study.batches import arm_batches
 
 LABEL_CLASSIFIER = ClassifierConfig(model="resnet18", steps=300, batch_size=32)
 MAX_SIZE = 224
-FOLDER = f"{runs.STATE_FOLDER}/label-classifier"
+FOLDER = f"{STATE_FOLDER}/label-classifier"
 ARM = "real"
 
 
@@ -180,11 +182,11 @@ def open_classifier(
         "precision": str(placement.dtype).removeprefix("torch."),
     }
     # What a set is called does not change the weights.
-    fingerprint = runs.hash_json({**settings, "train": train.content_hash, "labels": train.labels.tolist()})
+    fingerprint = hash_json({**settings, "train": train.content_hash, "labels": train.labels.tolist()})
     path = folder / FOLDER / f"{fingerprint[:16]}.safetensors"
     if not path.exists():
         trained = _train(SmallImages(train, size), len(train.classes), config, placement, initial)
-        runs.write_bytes(path, save_tensors({k: v.cpu().contiguous() for k, v in trained.state_dict().items()}))
+        write_bytes(path, save_tensors({k: v.cpu().contiguous() for k, v in trained.state_dict().items()}))
     # Read also where it has just been written, so that a second start finds the same to the last digit.
     network = _read_network(path, config.model, len(train.classes), placement)
     return LabelClassifier(network, train.classes, train.size, size, placement, settings)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from synthmed.evaluation.sources import ImageSet
+from synthmed.data.sets.image_set import ImageSet
 
 BLOCK = 256
 LIST_LENGTH = 8

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from synthmed.data.images import ImageArray, contact_sheet
-from synthmed.data.loading import to_rgb_arrays
-from synthmed.evaluation.sources import ImageSet
+from synthmed.data.images import ImageArray
+from synthmed.data.pixels import to_rgb_arrays
+from synthmed.data.sets.image_set import ImageSet
+from synthmed.data.sheets import contact_sheet
 from synthmed.plots import (
     GENERATED_COLOURS,
     LABEL_SIZE,

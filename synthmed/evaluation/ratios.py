@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from synthmed.data.cup_to_disc import measure_cup_to_disc
-from synthmed.data.loading import to_rgb_arrays
-from synthmed.evaluation.sources import ImageSet
+from synthmed.data.pixels import to_rgb_arrays
+from synthmed.data.sets.image_set import ImageSet
 from synthmed.metrics.classification import auroc
+from synthmed.phantoms.cup_to_disc import measure_cup_to_disc
 
 BLOCK = 256
 

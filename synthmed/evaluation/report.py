@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from synthmed.data.images import encode_image
+from synthmed.data.sets.image_set import ImageSet
 from synthmed.evaluation.pictures import (
     Curve,
     Score,
@@ -21,10 +22,9 @@ from synthmed.evaluation.pictures import (
 )
 from synthmed.evaluation.results import score_title
 from synthmed.evaluation.scores import ALL, Featured
-from synthmed.evaluation.sources import ImageSet
+from synthmed.files.atomic import write_bytes
 from synthmed.metrics.scores import SCORES
 from synthmed.plots import write_figure
-from synthmed.runs import write_bytes
 
 Json = dict[str, Any]
 

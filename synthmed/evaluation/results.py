@@ -8,11 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from synthmed import runs
+from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
 from synthmed.evaluation.scores import ALL, DifferenceRow, DiversityRow, KidRow, ScoreRow
-from synthmed.evaluation.sources import ImageSet
 from synthmed.features.extractor import FeatureExtractor
+from synthmed.files.content import read_json
+from synthmed.files.outputs import differences
 from synthmed.metrics.scores import SCORES
 
 RESULTS_FILE = "results.json"
@@ -87,10 +88,10 @@ def read_baseline(path: Path, results: Json) -> Json:
     Raises:
         DataError: It holds no results, or they were made under other conditions: each is named with both values.
     """
-    found = runs.read_json(path / RESULTS_FILE if path.is_dir() else path)
+    found = read_json(path / RESULTS_FILE if path.is_dir() else path)
     if not isinstance(found, dict) or not isinstance(found.get("conditions"), dict):
         raise DataError(f"{path} holds no results of synthmed evaluate")
-    if unlike := runs.differences(found["conditions"], results["conditions"]):
+    if unlike := differences(found["conditions"], results["conditions"]):
         raise DataError(f"{path} cannot be compared: {'; '.join(unlike)}", "evaluate both alike")
     known = {images["name"] for images in results["generated"]}
     if repeated := known & {images["name"] for images in found["generated"]}:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 import synthmed
-from synthmed import device as devices
-from synthmed import runs
+from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import UsageError
 from synthmed.evaluation import checks, report
 from synthmed.evaluation import results as values
@@ -28,11 +27,13 @@ from synthmed.evaluation.scores import (
     score_rows,
 )
 from synthmed.evaluation.sets import compared_sets, open_sets
-from synthmed.evaluation.sources import ImageSet
 from synthmed.features.extractor import FeatureExtractor, open_extractor
+from synthmed.files.atomic import write_json
+from synthmed.files.content import hash_json
 from synthmed.metrics.scores import SCORES
-from synthmed.progress import log, progress
-from synthmed.training.processes import Processes, join_processes
+from synthmed.runtime import device as devices
+from synthmed.runtime.processes import Processes, join_processes
+from synthmed.runtime.progress import log, progress
 
 Json = dict[str, Any]
 
@@ -43,7 +44,7 @@ class MirroredExtractor:
     def __init__(self, extractor: FeatureExtractor) -> None:
         self.extractor = extractor
         self.name, self.num_features = f"{extractor.name}, mirrored", extractor.num_features
-        self.fingerprint = runs.hash_json({"mirrored": extractor.fingerprint})
+        self.fingerprint = hash_json({"mirrored": extractor.fingerprint})
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.extractor(images.flip(-1))
@@ -104,7 +105,7 @@ def evaluate(request: EvaluateRequest) -> Json | None:
     results["labels"] = checks.labels(request, sets, device, notes)
     results["artefacts"] = checks.artefacts(request, sets, notes)
     results["not_looked_into"] = notes
-    runs.write_json(request.output / values.RESULTS_FILE, results)
+    write_json(request.output / values.RESULTS_FILE, results)
     _draw(evaluation, found, results)
     return results
 

@@ -13,20 +13,13 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from synthmed.evaluation.sources import ImageSet
+from synthmed.data.sets.image_set import ImageSet
 from synthmed.metrics.diversity import PairSimilarity, pair_similarity
 from synthmed.metrics.frechet import frechet_distances
 from synthmed.metrics.kernel import NUM_SUBSETS, Kid, kid
-from synthmed.metrics.resampling import (
-    Floor,
-    Interval,
-    Permutation,
-    jackknife_intervals,
-    permutation_test,
-    real_floor,
-)
+from synthmed.metrics.resampling import Floor, Interval, Permutation, jackknife_intervals, permutation_test, real_floor
 from synthmed.metrics.scores import BOUNDS, FAMILIES, MINIMUM, SCORES, affordable_permutations
-from synthmed.seeds import numpy_generator
+from synthmed.runtime.seeds import numpy_generator
 
 ALL = "all"
 CURVE_POINTS = 6

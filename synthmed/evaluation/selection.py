@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthmed.data.datasets import resolve_label
+from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError, UsageError
-from synthmed.evaluation.sources import ImageSet
 from synthmed.metrics.statistics import unit_names
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from synthmed.data.shard_reading import find_splits
+from synthmed.data.sets.image_set import ImageSet, open_image_set, split_place
+from synthmed.data.shards.read import find_splits
 from synthmed.errors import DataError
 from synthmed.evaluation.config import EvaluateRequest
 from synthmed.evaluation.selection import balance_classes, match_classes
-from synthmed.evaluation.sources import ImageSet, open_image_set, split_place
-from synthmed.progress import log
-from synthmed.seeds import numpy_generator
+from synthmed.runtime.progress import log
+from synthmed.runtime.seeds import numpy_generator
 
 
 @dataclass(frozen=True)

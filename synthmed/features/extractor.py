@@ -70,7 +70,7 @@ def open_extractor(
         return InceptionExtractor(weights or find_inception_weights(download=download), device)
     if kind == "timm" and model:
         from synthmed.features.timm_features import TimmExtractor, find_timm_weights
-        from synthmed.models.timm_networks import check_name
+        from synthmed.features.timm_networks import check_name
 
         check_name(model)
         return TimmExtractor(model, weights or find_timm_weights(model, download=download), device)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
-from synthmed import runs
 from synthmed.errors import CheckpointError
 from synthmed.features.slices import compute
-from synthmed.progress import log
-from synthmed.weight_files import check_weights, read_weights
+from synthmed.files.content import hash_file, hash_json
+from synthmed.formats.weight_files import check_weights, read_weights
+from synthmed.runtime.progress import log
 
 VERSION = 1  # of the features: to be raised whenever the same image gives others
 LAYER = "2048"  # torch-fidelity's name of what comes out of the last pooling
@@ -50,11 +50,11 @@ class InceptionExtractor:
         network.load_state_dict({key: _as_float32(tensor) for key, tensor in tensors.items()}, assign=True)
         self._network = network.to(device).eval().requires_grad_(False)
         self._device = device
-        sha256 = runs.hash_file(weights)
+        sha256 = hash_file(weights)
         if not sha256.startswith(HASH_PREFIX):
             log(f"{weights} is not the published {WEIGHTS_NAME}: scores compare only with others by this same file")
         self.weights_sha256: str | None = sha256
-        self.fingerprint = runs.hash_json([self.name, VERSION, sha256, self.resize, LAYER])
+        self.fingerprint = hash_json([self.name, VERSION, sha256, self.resize, LAYER])
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return features [N, 2048] float32 on the CPU of images [N, 3, H, W] uint8."""
@@ -72,7 +72,7 @@ def find_inception_weights(*, download: bool) -> Path:
         if not download:
             raise CheckpointError(f"no weights of Inception on this machine: {path}", HOW_TO_GET)
         _download(path)
-    if not (found := runs.hash_file(path)).startswith(HASH_PREFIX):
+    if not (found := hash_file(path)).startswith(HASH_PREFIX):
         raise CheckpointError(f"{path} is broken: its SHA-256 is {found[:12]}...", "remove it, and " + HOW_TO_GET)
     return path
 

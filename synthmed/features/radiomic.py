@@ -12,11 +12,11 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
-from synthmed import runs
 from synthmed.errors import DataError
 from synthmed.features.detail import gradient_features, wavelet_features
 from synthmed.features.intensity import Features, colour_correlations, first_order, layout, split_planes
 from synthmed.features.texture import binary_pattern_features, co_occurrence_features
+from synthmed.files.content import hash_json
 
 VERSION = 1  # of the features: to be raised whenever the same image gives others
 MIN_SIZE = 32  # at the coarsest scale four coefficients a side are left
@@ -72,7 +72,7 @@ class RadiomicExtractor:
         self.num_features = len(self.feature_names)
         units = [unit_of(name) for name in self.feature_names]
         self._units = torch.tensor(units, dtype=torch.float64)
-        self.fingerprint = runs.hash_json([self.name, VERSION, self.feature_names, units])
+        self.fingerprint = hash_json([self.name, VERSION, self.feature_names, units])
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return features [N, D] float32, in units of `UNITS`, of images [N, 3, H, W] uint8.

@@ -14,12 +14,12 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional
 
-from synthmed import runs
 from synthmed.errors import CheckpointError, UsageError
 from synthmed.features.slices import compute
-from synthmed.models.timm_networks import head_names, without_head
-from synthmed.progress import log
-from synthmed.weight_files import check_weights, read_weights
+from synthmed.features.timm_networks import head_names, without_head
+from synthmed.files.content import hash_file, hash_json
+from synthmed.formats.weight_files import check_weights, read_weights
+from synthmed.runtime.progress import log
 
 VERSION = 1  # of the features: to be raised whenever the same image gives others
 FILTERS = ("bilinear", "bicubic")  # those that torch has with antialiasing; others become bicubic
@@ -58,9 +58,9 @@ class TimmExtractor:
         self._mean, self._std = mean, std
         self.resize = f"{height} x {width}, {self._filter} with antialiasing, whole image"
         self.num_features = self._count_features(model)
-        self.weights_sha256: str | None = runs.hash_file(weights)
+        self.weights_sha256: str | None = hash_file(weights)
         pooling = getattr(network, "global_pool", "")
-        self.fingerprint = runs.hash_json(
+        self.fingerprint = hash_json(
             {
                 "name": self.name,
                 "version": VERSION,

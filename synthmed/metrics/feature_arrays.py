@@ -2,7 +2,6 @@
 
 Shapes: N images of a set, D features, R resamples. Features are [N, D]; masks are [R, N] bool, a row saying which
 images one resample keeps. A score that takes masks gives one value a row, and does once what the rows share.
-Imports nothing of the package but errors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Nearest neighbours among features, in blocks: no matrix of all distances ever stands in memory.
 
-Shapes: Q queries, N references, D features, k neighbours. Distances are Euclidean. Imports nothing of the package but
-`feature_arrays`.
+Shapes: Q queries, N references, D features, k neighbours. Distances are Euclidean.
 """
 
 from __future__ import annotations

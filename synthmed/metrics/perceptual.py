@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from synthmed import runs
 from synthmed.errors import CheckpointError
+from synthmed.files.content import hash_file
 
 VGG_FILE = "vgg16-397923af.pth"
 VGG_SHA256 = "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"
@@ -97,7 +97,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         # A pickle from elsewhere is not even opened; this one has no instruction but to build tensors.
-        if (found := runs.hash_file(path)) != VGG_SHA256:
+        if (found := hash_file(path)) != VGG_SHA256:
             raise CheckpointError(f"{path} is not {VGG_FILE}: its SHA-256 is {found[:12]}...", HOW_TO_GET)
         tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError) as error:

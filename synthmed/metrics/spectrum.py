@@ -5,7 +5,7 @@ power spectrum (Frank et al. 2020). A blurred or noisy set differs from real ima
 that is no peak.
 
 Shapes: N images, B blocks of images, [H, W] frequencies as `numpy.fft.fft2` orders them, in cycles a pixel. Spectra
-are log powers in dB. Imports nothing of the package.
+are log powers in dB.
 """
 
 from __future__ import annotations

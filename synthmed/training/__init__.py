@@ -1,1 +1,1 @@
-"""The training loop and what is trained with it."""
+"""The training loop: knows no family of generators."""

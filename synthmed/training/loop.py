@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from synthmed import device as devices
-from synthmed import runs
-from synthmed.config import StageConfig
-from synthmed.data.loading import StepBatches
+from synthmed.data.sets.batches import StepBatches
 from synthmed.errors import DeviceError, TrainingError
-from synthmed.progress import log, progress
-from synthmed.storage import naming_write_errors
-from synthmed.training.processes import Processes
+from synthmed.files.atomic import atomic_file, write_bytes
+from synthmed.files.storage import naming_write_errors
+from synthmed.runtime import device as devices
+from synthmed.runtime.processes import Processes
+from synthmed.runtime.progress import log, progress
+from synthmed.runtime.signals import StopSignal
+from synthmed.training.config import StageConfig
 from synthmed.training.state import load_state, save_state
 from synthmed.training.task import Draw, Task
 
@@ -86,7 +87,7 @@ class Trainer:
             DeviceError: The device is out of memory.
         """
         self._load_state()
-        with runs.StopSignal() as stop:
+        with StopSignal() as stop:
             try:
                 self._run_steps(stop)
             except (RuntimeError, MemoryError) as error:
@@ -95,7 +96,7 @@ class Trainer:
                 raise DeviceError("the device is out of memory", "lower batch_size and run again") from error
         return self._last_row()
 
-    def _run_steps(self, stop: runs.StopSignal) -> None:
+    def _run_steps(self, stop: StopSignal) -> None:
         config, processes = self.config, self.processes
         wrapped = DistributedDataParallel(self.module) if processes.world > 1 else self.module
         batches = StepBatches(
@@ -189,7 +190,7 @@ class Trainer:
     def _write_preview(self) -> None:
         from PIL import Image
 
-        with runs.atomic_file(self.folder / "previews" / f"step-{self.done:07d}.png") as file:
+        with atomic_file(self.folder / "previews" / f"step-{self.done:07d}.png") as file:
             Image.fromarray(self.task.preview(self.averaged)).save(file, format="png")
 
     def _save_state(self) -> None:
@@ -213,7 +214,7 @@ class Trainer:
         path = self.folder / METRICS_NAME
         if path.exists():
             rows = [line for line in path.read_text().splitlines() if _row_step(line) <= step]
-            runs.write_bytes(path, "".join(line + "\n" for line in rows).encode())
+            write_bytes(path, "".join(line + "\n" for line in rows).encode())
 
     def _last_row(self) -> dict[str, Any]:
         self.processes.wait()

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from synthmed import runs
 from synthmed.errors import CheckpointError
+from synthmed.files.atomic import atomic_path
 
 OPTIMIZER = "optimizer"
 
@@ -30,7 +30,7 @@ def save_state(path: Path, step: int, modules: Mapping[str, nn.Module], optimize
     }
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"{OPTIMIZER}.{number}.{name}": tensor for name, tensor in moments.items()}
-    with runs.atomic_path(path) as part_path:
+    with atomic_path(path) as part_path:
         save_file(tensors, part_path, metadata={"step": str(step)})
 
 

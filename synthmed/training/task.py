@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from synthmed.config import StageConfig
-from synthmed.seeds import torch_generator
-from synthmed.training.processes import Processes
+from synthmed.runtime.processes import Processes
+from synthmed.runtime.seeds import torch_generator
+from synthmed.training.config import StageConfig
 
 
 class Draw:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from synthmed.device import Timer, peak_memory_gib
+from synthmed.data.sets.image_set import ImageSet
 from synthmed.evaluation.artefacts import check_discs, check_duplicates, check_grid
-from synthmed.evaluation.sources import ImageSet
-from synthmed.seeds import numpy_generator
+from synthmed.runtime.device import Timer, peak_memory_gib
+from synthmed.runtime.seeds import numpy_generator
 
 
 class Noise:

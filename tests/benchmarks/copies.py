@@ -21,13 +21,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from synthmed.data.loading import ShardImages, to_rgb_arrays
-from synthmed.data.shard_reading import find_splits, open_folder
+from synthmed.data.pixels import to_rgb_arrays
+from synthmed.data.sets.shard_images import ShardImages
+from synthmed.data.shards.read import find_splits, open_folder
 from synthmed.evaluation.copy_spaces import CopyFeatures, Neighbours, compare, find_in_features, find_in_pixels
 from synthmed.evaluation.lookalikes import Lookalikes
 from synthmed.features.extractor import open_extractor
 from synthmed.metrics.memorisation import conformal_ranks
-from synthmed.seeds import numpy_generator
+from synthmed.runtime.seeds import numpy_generator
 
 Images = NDArray[np.uint8]
 RATES = (0.01, 0.05)

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from synthmed.data.shards import MetadataValue, Sample, write_shard
+from synthmed.data.shards.write import MetadataValue, Sample, write_shard
 
 MODEL = Path(__file__).parents[2] / "synthmed" / "checkpoints" / "phantom-fundus.safetensors"
 # The small model at few steps: the least sampling there is to hide encoding and writing behind.

@@ -17,9 +17,9 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from synthmed.data.images import decode_image, resize_image
-from synthmed.data.releases import read_airogs, read_chexpert, read_image_folders
+from synthmed.data.prepare.releases import read_airogs, read_chexpert, read_image_folders
 from synthmed.features.extractor import open_extractor
-from synthmed.seeds import numpy_generator, torch_generator
+from synthmed.runtime.seeds import numpy_generator, torch_generator
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 RELEASES = {

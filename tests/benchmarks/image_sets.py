@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from synthmed.data.images import encode_image
-from synthmed.data.shards import Sample, write_shard
-from synthmed.device import peak_memory_gib
+from synthmed.data.sets.image_set import open_image_set
+from synthmed.data.shards.write import Sample, write_shard
 from synthmed.evaluation.feature_cache import features
 from synthmed.evaluation.pictures import principal_axes
-from synthmed.evaluation.sources import open_image_set
+from synthmed.runtime.device import peak_memory_gib
 
 Result = TypeVar("Result")
 CPU = torch.device("cpu")

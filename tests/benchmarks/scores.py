@@ -22,7 +22,7 @@ from synthmed.metrics.feature_arrays import Features, Floats, keep_all
 from synthmed.metrics.kernel import kid
 from synthmed.metrics.resampling import jackknife_intervals
 from synthmed.metrics.scores import BOUNDS, FAMILIES
-from synthmed.seeds import numpy_generator
+from synthmed.runtime.seeds import numpy_generator
 
 COUNT, WIDTH = 10_000, 2_048
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import synthmed
-from synthmed.data.loading import to_uint8
+from synthmed.data.pixels import to_uint8
 
 NUM_IMAGES, BATCH = 32, 8
 

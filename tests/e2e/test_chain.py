@@ -163,8 +163,8 @@ def test_batch_size_changes_an_image_by_rounding_at_most(home, synthetic):
     import numpy as np
 
     from synthmed.data.images import decode_image
-    from synthmed.data.sample_reading import read_image_bytes
-    from synthmed.data.shard_reading import open_folder
+    from synthmed.data.shards.read import open_folder
+    from synthmed.data.shards.samples import read_image_bytes
 
     for one, other in zip(
         open_folder(synthetic, "train").entries, open_folder(home / "fives", "train").entries, strict=True
@@ -223,7 +223,7 @@ def test_two_processes_train_what_one_trains(home, data, autoencoder, adversaria
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    from synthmed.checkpoint import load_tensors
+    from synthmed.formats.model_files import load_tensors
 
     one, two = (load_tensors(home / run / stage / "model.safetensors") for run in ("one", "two"))
     for name, tensor in one.items():

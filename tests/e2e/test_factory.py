@@ -19,7 +19,7 @@ KILLS = 20
 
 DRIVER = """
 import json, os, random, signal, sys, time
-import torch, synthmed.generation.run, synthmed.diffusion.pipeline, synthmed.cli.app
+import torch, synthmed.production.run, synthmed.generators.diffusion.pipeline, synthmed.cli.app
 torch.set_num_threads(1)
 
 def start(words, **environment):

@@ -23,14 +23,16 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import synthmed
-from synthmed.checkpoint import read_config
-from synthmed.config import SamplerConfig
 from synthmed.data.images import encode_image
-from synthmed.data.shards import MetadataValue, Sample, shard_name, write_shard
-from synthmed.data.side_files import FolderInfo, write_side_files
-from synthmed.generation.config import GenerateConfig
-from synthmed.generation.run import generate
-from synthmed.runs import hash_file
+from synthmed.data.shards.card import FolderInfo
+from synthmed.data.shards.plan import shard_name
+from synthmed.data.shards.side_files import write_side_files
+from synthmed.data.shards.write import MetadataValue, Sample, write_shard
+from synthmed.files.content import hash_file
+from synthmed.formats.model_files import read_config
+from synthmed.generators.diffusion.config import SamplerConfig
+from synthmed.production.plan import GenerateConfig
+from synthmed.production.run import generate
 
 # webdataset and timm leave their tars open for the garbage collector to close.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

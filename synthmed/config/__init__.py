@@ -1,0 +1,1 @@
+"""Configuration: described fields, strict tables, recipe files."""

@@ -1,0 +1,1 @@
+"""Images of other generators to shards, and shards to plain files."""

@@ -1,0 +1,49 @@
+"""A release before any of its images is opened: what there is, and what cannot be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from synthmed.data.datasets import DataSetInfo
+
+
+@dataclass(frozen=True, slots=True)
+class RawItem:
+    """One image of a release."""
+
+    path: Path | None
+    """None where the release lists an image that is not there, or the image is drawn."""
+    source: str
+    """Path inside the release, with '/'; it names the image in reports and in its `.json`."""
+    key: str
+    """What identifies the image in the release, in the alphabet of a key."""
+    label: int
+    group: str
+    """Patient or other unit that must stay in one split."""
+    split: str | None = None
+    """Split that the release itself gives it; None leaves it to us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An image that cannot be used, and why."""
+
+    source: str
+    reason: str
+    """missing, unreadable, wrong size, duplicate or no patient."""
+    detail: str
+
+
+@dataclass(frozen=True)
+class Release:
+    """All that a reader found."""
+
+    info: DataSetInfo
+    items: list[RawItem]
+    problems: list[Problem] = field(default_factory=list)
+    """Images left out already for what the release says of them."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Counts as listed by the release, under the names of `info.published`."""
+    notes: list[str] = field(default_factory=list)
+    """Lines to tell the user."""

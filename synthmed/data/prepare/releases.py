@@ -1,0 +1,278 @@
+"""Releases as their authors publish them: which image has which label and which patient.
+
+One reader a layout; each gives a `Release` and opens no image.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from synthmed.data.datasets import AIROGS, CRCDX, DataSetInfo, chexpert_info, finding_column, folder_info, resolve_label
+from synthmed.data.prepare.raw import Problem, RawItem, Release
+from synthmed.data.prepare.tables import find_images, read_groups, read_table
+from synthmed.data.shards.plan import safe_key
+from synthmed.errors import DataError, UsageError
+
+MAX_ID_BYTES = 60  # split and number stand before it in a sample's key
+PATIENT_BARCODE = re.compile(r"TCGA-[A-Za-z0-9]{2}-[A-Za-z0-9]{4}")
+OWN_GROUP_NOTE = (
+    "no patients are known: each image is its own group; if a patient can have several images, give --groups"
+)
+CHEXPERT_PATIENT = re.compile(r"(?:^|/)(patient[0-9]+)/")
+
+
+def read_airogs(source: Path, groups: Path | None = None) -> Release:
+    """Read AIROGS: `train_labels.csv` and `<challenge_id>.jpg` in any depth of sub-folders.
+
+    Args:
+        source: Folder of the release.
+        groups: CSV of `challenge_id` and `group`; the release has no patients, so each image is its own without it.
+
+    Raises:
+        DataError: The CSV is missing, has not the columns, or a class that is not NRG or RG.
+    """
+    table = source / "train_labels.csv"
+    patients = read_groups(groups) if groups else None
+    rows, problems = _airogs_rows(table)
+    files: dict[str, list[Path]] = {}
+    for file in find_images(source):
+        files.setdefault(file.stem, []).append(file)
+    items = []
+    for name, label in rows.items():
+        paths = files.pop(name, [])
+        path = paths[0] if paths else None
+        where = path.relative_to(source).as_posix() if path else f"{name}.jpg"
+        item = RawItem(path, where, safe_key(name, max_bytes=MAX_ID_BYTES), label, name)
+        items.append(item if patients is None else _regroup(item, patients, groups, (name,)))
+        for other in paths[1:]:
+            problems.append(Problem(other.relative_to(source).as_posix(), "duplicate", f"a second file of {name}"))
+    notes = [OWN_GROUP_NOTE] if patients is None else []
+    if files:
+        notes.append(f"{sum(map(len, files.values()))} images are not listed in {table.name} and are not used")
+    return Release(AIROGS, items, problems, {"images": len(items), **_class_counts(AIROGS, items)}, notes)
+
+
+def _airogs_rows(table: Path) -> tuple[dict[str, int], list[Problem]]:
+    """Return image -> label, and a problem for every image that is listed again; the first row counts."""
+    labels: dict[str, int] = {}
+    problems = []
+    for line, row in read_table(table, ("challenge_id", "class")):
+        name = row["challenge_id"].strip()
+        label = _label_of(row["class"], AIROGS, f"{table}, line {line}")
+        if name in labels:
+            problems.append(Problem(name, "duplicate", f"listed again in line {line} of {table.name}"))
+        labels.setdefault(name, label)
+    return labels, problems
+
+
+def read_crcdx(source: Path) -> Release:
+    """Read CRCDX: tiles in folders MSIH and nonMSIH, in any depth, patient from the TCGA barcode in the tile's name.
+
+    A tile below a folder with "train" or "test" in its name stays in that split; validation is taken from train.
+
+    Raises:
+        DataError: No such folders, or a patient is in both train and test.
+    """
+    items, problems = [], []
+    for path in find_images(source):
+        inside = path.relative_to(source)
+        labels = [label for part in inside.parts[:-1] if (label := _folder_label(part, CRCDX)) is not None]
+        if not labels:
+            continue
+        barcode = PATIENT_BARCODE.search(path.name)
+        if barcode is None:
+            problems.append(Problem(inside.as_posix(), "no patient", "no TCGA barcode in the name"))
+            continue
+        key = safe_key(path.stem, max_bytes=MAX_ID_BYTES)
+        split = _own_split(inside.parts[:-1])
+        items.append(RawItem(path, inside.as_posix(), key, labels[-1], barcode[0].upper(), split))
+    if not items:
+        found = f"{len(problems)} tiles without a TCGA barcode" if problems else "no tiles in folders MSIH and nonMSIH"
+        raise DataError(f"{source} is not CRCDX: {found}", "give the folder into which the release was unpacked")
+    _check_own_splits(items)
+    counts = Counter(f"{item.split or 'train'} {CRCDX.classes[item.label]}" for item in items)
+    return Release(CRCDX, items, problems, {name: counts[name] for name in CRCDX.published})
+
+
+def _folder_label(name: str, info: DataSetInfo) -> int | None:
+    try:
+        return resolve_label(name, info.classes, info.aliases)
+    except UsageError:
+        return None
+
+
+def _own_split(folders: Sequence[str]) -> str | None:
+    """Return train or test, whichever word the innermost of the folders with just one of them has in its name."""
+    for folder in reversed(folders):
+        words = [word for word in ("train", "test") if word in folder.lower()]
+        if len(words) == 1:
+            return words[0]
+    return None
+
+
+def _check_own_splits(items: Iterable[RawItem]) -> None:
+    of_group: dict[str, RawItem] = {}
+    for item in items:
+        other = of_group.setdefault(item.group, item)
+        if other.split != item.split:
+            raise DataError(f"patient {item.group} is in two splits of the release: {other.source} and {item.source}")
+
+
+def read_chexpert(
+    source: Path,
+    finding: str = "Cardiomegaly",
+    uncertain: Literal["positive", "negative", "drop"] = "positive",
+    blank: Literal["negative", "drop"] = "negative",
+) -> Release:
+    """Read CheXpert's `train.csv`: frontal views only, patient from the path.
+
+    Args:
+        source: The folder that holds `train.csv`, or the one above it, from which its paths start.
+        finding: One of the 14 columns of findings.
+        uncertain: What -1 counts as.
+        blank: What an empty cell counts as.
+
+    Raises:
+        UsageError: No such finding.
+        DataError: The CSV is missing, has not the columns, or a value that is none of 1, 0, -1 and blank.
+    """
+    info = chexpert_info(finding)
+    column = finding_column(info)
+    table = _find_table(source, "train.csv")
+    labels = {"positive": 1, "negative": 0}
+    meanings = {**labels, "uncertain": labels.get(uncertain), "blank": labels.get(blank)}
+    items: dict[str, RawItem | None] = {}
+    problems = []
+    counts: Counter[str] = Counter()
+    patients = set()
+    for line, row in read_table(table, ("Path", "Frontal/Lateral", column)):
+        listed, value = row["Path"].strip(), _finding_value(row[column], f"{table}, line {line}, column {column}")
+        patient = CHEXPERT_PATIENT.search(listed)
+        frontal = row["Frontal/Lateral"].strip().lower() == "frontal"
+        counts.update(["images", "frontal", value] if frontal else ["images"])
+        if not frontal:
+            continue
+        if patient is None or listed in items:
+            reason = "duplicate" if patient else "no patient"
+            problems.append(Problem(listed, reason, f"line {line} of {table.name}"))
+            continue
+        patients.add(patient[1])
+        label = meanings[value]
+        items[listed] = None if label is None else _chexpert_item(table.parent, listed, label, patient[1])
+    counts["frontal patients"] = len(patients)
+    used = [item for item in items.values() if item is not None]
+    return Release(info, used, problems, {name: counts[name] for name in info.published})
+
+
+def _chexpert_item(root: Path, listed: str, label: int, patient: str) -> RawItem:
+    inside = re.sub(r"^CheXpert-v1\.0[^/]*/", "", listed)
+    stays_inside = ".." not in Path(inside).parts and not Path(inside).is_absolute()
+    path = root / inside
+    key = safe_key(Path(inside).with_suffix("").as_posix().replace("/", "-"), max_bytes=MAX_ID_BYTES)
+    return RawItem(path if stays_inside and path.is_file() else None, inside, key, label, patient)
+
+
+def _finding_value(text: str, where: str) -> str:
+    names = {1.0: "positive", 0.0: "negative", -1.0: "uncertain"}
+    if not text.strip():
+        return "blank"
+    try:
+        return names[float(text)]
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{where}: not a finding: {text!r}", "1, 0, -1 or blank") from error
+
+
+def _find_table(source: Path, name: str) -> Path:
+    """Return the table in `source`, or in one of its folders where `source` is the folder above the release."""
+    here = source / name
+    below = sorted(path for path in source.glob(f"*/{name}") if path.is_file())
+    return here if here.is_file() or not below else below[0]
+
+
+def read_image_folders(
+    source: Path,
+    name: str | None = None,
+    group_pattern: str | None = None,
+    groups: Path | None = None,
+    positive: str | None = None,
+) -> Release:
+    """Read one folder a class; sorted folder names give the labels.
+
+    Args:
+        source: Holds the class folders, images in any depth below them.
+        name: Of the data set; the folder's name by default.
+        group_pattern: Regular expression searched in an image's path below its class folder; its first group, or the
+            whole match without one, is the patient.
+        groups: CSV whose column `group` holds the patient and whose first other column the image: its path inside
+            `source`, its file name, or that without the ending.
+        positive: Class whose score AUROC ranks.
+
+    Raises:
+        UsageError: The pattern is no regular expression, or both ways to patients are given.
+        DataError: Fewer than two class folders, or an image has no group.
+    """
+    if group_pattern is not None and groups is not None:
+        raise UsageError("--group-pattern and --groups were both given", "one of them says which patient an image has")
+    folders = sorted(path for path in _folders(source) if path.is_dir() and not path.name.startswith("."))
+    classes = [folder.name for folder in folders if any(find_images(folder))]
+    if len(classes) < 2:
+        raise DataError(f"{source} has {len(classes)} folders with images", "one a class is needed, two at least")
+    pattern = _compile(group_pattern)
+    patients = read_groups(groups) if groups else None
+    items = []
+    for label, class_name in enumerate(classes):
+        for path in find_images(source / class_name):
+            inside = path.relative_to(source).as_posix()
+            below = inside.removeprefix(f"{class_name}/")
+            key = safe_key(inside.rpartition(".")[0].replace("/", "-"), max_bytes=MAX_ID_BYTES)
+            item = RawItem(path, inside, key, label, inside if pattern is None else _match_group(pattern, below))
+            names = (inside, path.name, path.stem)
+            items.append(item if patients is None else _regroup(item, patients, groups, names))
+    info = folder_info(name or source.resolve().name, classes, positive)
+    notes = [] if pattern or groups else [OWN_GROUP_NOTE + " or --group-pattern"]
+    return Release(info, items, notes=notes)
+
+
+def _compile(pattern: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if pattern is None else re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"--group-pattern is not a regular expression: {pattern!r}: {error}") from error
+
+
+def _match_group(pattern: re.Pattern[str], text: str) -> str:
+    match = pattern.search(text)
+    group = match and (match[1] if pattern.groups else match[0])
+    if not group:
+        raise DataError(f"--group-pattern {pattern.pattern!r} finds no group in {text!r}")
+    return group
+
+
+def _folders(source: Path) -> list[Path]:
+    if not source.is_dir():
+        raise DataError(f"no such folder: {source}")
+    return list(source.iterdir())
+
+
+def _regroup(item: RawItem, groups: Mapping[str, str], table: Path | None, names: Iterable[str]) -> RawItem:
+    group = next((groups[name] for name in names if name in groups), None)
+    if group is None:
+        raise DataError(f"{table} has no group for {item.source}", "every image needs a row")
+    return replace(item, group=group)
+
+
+def _label_of(word: str, info: DataSetInfo, where: str) -> int:
+    try:
+        return resolve_label(word, info.classes, info.aliases)
+    except UsageError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def _class_counts(info: DataSetInfo, items: Iterable[RawItem]) -> dict[str, int]:
+    counts = Counter(item.label for item in items)
+    return {name: counts[label] for label, name in enumerate(info.classes)}

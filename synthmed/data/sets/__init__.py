@@ -1,0 +1,1 @@
+"""Labelled images by position, and the order in which training sees them."""

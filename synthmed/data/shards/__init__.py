@@ -1,0 +1,1 @@
+"""Folders of shards: their plan, writing, reading, and the files beside them."""

@@ -1,0 +1,186 @@
+"""Reading shards, ours or anybody else's in the contract's form: where every image lies, and what belongs to it.
+
+Nothing is unpacked: the tar headers are walked once, and an image is read from its place in the file. Whatever a folder
+holds, it can only raise a DataError that names the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from synthmed.data.shards.plan import RUN_FILE, SPLITS
+from synthmed.data.shards.samples import Entry, index_shard, plain_text, sample_kind
+from synthmed.data.shards.write import read_stats
+from synthmed.errors import DataError
+from synthmed.files.content import hash_file, read_json
+from synthmed.files.storage import file_size, list_folder, naming_read_errors
+
+SHARD_PATTERN = re.compile(r"(?P<split>[A-Za-z0-9_]+)-(?P<number>[0-9]{1,9})\.tar")
+
+
+@dataclass(frozen=True)
+class ShardFolder:
+    """One split of a folder of shards."""
+
+    folder: Path
+    split: str
+    dataset: str | None
+    """None where the folder does not say."""
+    classes: tuple[str, ...]
+    """Class names in label order."""
+    aliases: Mapping[str, str]
+    positive: str | None
+    kind: str | None
+    """real, phantom (drawn) or synthetic (by a trained model); None where neither folder nor samples say."""
+    entries: tuple[Entry, ...]
+    content_hash: str
+    """SHA-256 over the names and hashes of the shards."""
+
+    @property
+    def synthetic(self) -> bool | None:
+        """Whether a trained model made the images; None if not known. Drawn phantoms stand in for real ones: False."""
+        return None if self.kind is None else self.kind == "synthetic"
+
+
+def open_folder(folder: Path, split: str) -> ShardFolder:
+    """Return where all images of one split lie, without reading any of them.
+
+    Class names come from `.synthmed/run.json`; a folder without it takes them from the samples' `label_name`.
+
+    Args:
+        folder: Holds `<split>-NNNNNN.tar`.
+        split: train, validation or test.
+
+    Raises:
+        DataError: No such split, or a shard is not in the contract's form; the shard and the member are named.
+    """
+    shards = find_shards(folder, split)
+    described = read_description(folder)
+    entries: list[Entry] = []
+    names: dict[int, set[str]] = {}
+    kinds: set[str] = set()
+    for shard in shards:
+        for entry, metadata in index_shard(shard):
+            entries.append(entry)
+            names.setdefault(entry.label, set()).add(plain_text(metadata.get("label_name")) or str(entry.label))
+            kinds.add(sample_kind(metadata))
+    _check_unique(entries)
+    classes = _class_names(folder, described, names)
+    kind = described.get("kind") or (kinds.pop() if len(kinds) == 1 else "") or None
+    return ShardFolder(
+        folder=folder,
+        split=split,
+        dataset=described.get("dataset"),
+        classes=classes,
+        aliases=described.get("aliases") or {},
+        positive=described.get("positive"),
+        kind=kind,
+        entries=tuple(entries),
+        content_hash=_content_hash(shards),
+    )
+
+
+def find_splits(folder: Path) -> list[str]:
+    """Return the splits of which a folder has shards: train, validation, test, and other words after them."""
+    return sort_splits({split for split, _ in _list_shards(folder)})
+
+
+def sort_splits(splits: Iterable[str]) -> list[str]:
+    """Return splits in the order of SPLITS, then by name."""
+    order = {split: place for place, split in enumerate(SPLITS)}
+    return sorted(splits, key=lambda split: (order.get(split, len(order)), split))
+
+
+def find_shards(folder: Path, split: str) -> list[Path]:
+    """Return the shards of a split in the order of their numbers.
+
+    Raises:
+        DataError: No such folder or split; the splits that there are, are named.
+    """
+    found = _list_shards(folder)
+    shards = [path for its_split, path in found if its_split == split]
+    if not shards and not found and not folder.is_dir():
+        raise DataError(f"no such folder of shards: {folder}")
+    if not shards:
+        splits = sort_splits({its_split for its_split, _ in found})
+        there = f"there are: {', '.join(splits)}" if splits else "it holds no shards; see synthmed prepare --help"
+        raise DataError(f"{folder} has no split {split!r}", there)
+    return shards
+
+
+def _list_shards(folder: Path) -> list[tuple[str, Path]]:
+    """Return the split and path of all shards, sorted by name."""
+    with naming_read_errors(folder):
+        matches = ((SHARD_PATTERN.fullmatch(path.name), path) for path in list_folder(folder))
+        return [(match["split"], path) for match, path in matches if match]
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return what `.synthmed/run.json` says about the folder; nothing where it is another program's.
+
+    Raises:
+        DataError: The file does not describe a folder, or a field is not of its type.
+    """
+    path = folder / RUN_FILE
+    with naming_read_errors(path):
+        if file_size(path) is None:
+            return {}
+    run = read_json(path)
+    described = run.get("folder") if isinstance(run, dict) else None
+    if not isinstance(described, dict) or not _is_description(described):
+        raise DataError(
+            f"{path} does not describe the folder", "remove it to have the class names read from the shards"
+        )
+    return described
+
+
+def _is_description(described: Mapping[str, Any]) -> bool:
+    types: dict[str, Any] = {
+        "kind": str,
+        "dataset": str,
+        "classes": list,
+        "aliases": dict,
+        "size": (int, list),
+        "image_format": str,
+    }
+    if not all(isinstance(described[name], kind) for name, kind in types.items() if name in described):
+        return False
+    aliases = described.get("aliases", {})
+    words = [*described.get("classes", []), *aliases, *aliases.values(), described.get("positive") or ""]
+    texts = [*words, described.get("dataset", ""), described.get("image_format", "")]
+    known_kind = described.get("kind", "real") in ("real", "phantom", "synthetic")
+    return known_kind and all(isinstance(text, str) and text.isprintable() for text in texts)
+
+
+def _class_names(folder: Path, described: Mapping[str, Any], names: Mapping[int, set[str]]) -> tuple[str, ...]:
+    largest = max(names)
+    if "classes" in described:
+        classes = tuple(described["classes"])
+        if largest >= len(classes):
+            raise DataError(f"{folder} holds the label {largest}, but has {len(classes)} classes: {', '.join(classes)}")
+        return classes
+    consistent = all(len(found) == 1 for found in names.values())
+    return tuple(min(names[k]) if consistent and k in names else str(k) for k in range(largest + 1))
+
+
+def _check_unique(entries: Iterable[Entry]) -> None:
+    seen: dict[str, Path] = {}
+    for entry in entries:
+        if entry.key in seen:
+            raise DataError(f"the key {entry.key} stands twice: in {seen[entry.key]} and in {entry.shard}")
+        seen[entry.key] = entry.shard
+    if not seen:
+        raise DataError("the shards hold no samples")
+
+
+def _content_hash(shards: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for shard in shards:
+        stats = read_stats(shard)
+        digest.update(f"{shard.name} {stats.sha256 if stats else hash_file(shard)}\n".encode())
+    return digest.hexdigest()

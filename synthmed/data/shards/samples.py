@@ -1,0 +1,220 @@
+"""One shard and its samples: which members belong together, and whether they are what they should be.
+
+Whatever a shard holds, it can only raise a DataError that names the file and the member; no image is decoded here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from synthmed.data.shards.tar import walk_tar
+from synthmed.errors import DataError
+from synthmed.files.storage import file_size, naming_read_errors, open_to_read, read_range
+from synthmed.runtime.progress import printable
+
+IMAGE_EXTENSIONS = ("png", "webp", "jpg", "jpeg")
+MAX_LABEL_BYTES = 32
+MAX_JSON_BYTES = 64 * 1024
+MAX_IMAGE_BYTES = 256 * 1024 * 1024
+MAX_CLASSES = 10_000
+
+CODE_EXTENSIONS = frozenset({"pickle", "pkl", "pyd", "pth", "pt"})
+"""Members that other readers may unpickle, and so run."""
+
+_MEMBER = re.compile(r"(?P<key>[A-Za-z0-9_-]{1,90})\.(?P<extension>[a-z0-9]{1,16})")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One sample: where its image lies, its label and its group."""
+
+    shard: Path
+    key: str
+    offset: int
+    """Of the image's first byte in the shard."""
+    length: int
+    """Of the image in bytes."""
+    extension: str
+    label: int
+    group: str
+    """Patient or other unit that must not be in two splits; empty where the shard does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file of a sample."""
+
+    offset: int
+    """Of its data in the shard."""
+    size: int
+    header: int
+    """Where its header begins in the shard."""
+
+
+def read_image_bytes(entry: Entry) -> bytes:
+    """Return the encoded image of a sample.
+
+    Raises:
+        DataError: The shard is gone or has become shorter.
+    """
+    with naming_read_errors(entry.shard):
+        data = read_range(entry.shard, entry.offset, entry.length)
+    if len(data) != entry.length:
+        raise DataError(f"{entry.shard} has become shorter: {entry.key} is cut", "write the shard again")
+    return data
+
+
+def index_shard(shard: Path) -> Iterator[tuple[Entry, dict[str, Any]]]:
+    """Yield every sample of a shard with its metadata, which is empty where there is no `.json` member.
+
+    Raises:
+        DataError: The file is cut short, is no tar, or holds something else than samples in the contract's form.
+    """
+    with open_shard(shard) as file:
+        for key, members in walk_samples(shard, file, _refuse):
+            yield read_sample(shard, file, key, members)
+
+
+def stream_shard(shard: Path) -> Iterator[tuple[Entry, dict[str, Any], bytes]]:
+    """Yield every sample with its metadata and its encoded image, in one pass over the file.
+
+    Raises:
+        DataError: As for `index_shard`.
+    """
+    with open_shard(shard) as file:
+        for key, members in walk_samples(shard, file, _refuse):
+            entry, metadata = read_sample(shard, file, key, members)
+            file.seek(entry.offset)
+            yield entry, metadata, file.read(entry.length)
+
+
+@contextlib.contextmanager
+def open_shard(shard: Path) -> Iterator[IO[bytes]]:
+    """Open a shard for reading.
+
+    Raises:
+        DataError: It is no file, or the disk or store fails, also later while the block runs.
+    """
+    with naming_read_errors(shard):
+        # Opening a pipe would wait for ever.
+        if file_size(shard) is None and shard.exists():
+            raise DataError(f"cannot read {shard}: it is not a file")
+        with open_to_read(shard) as file:
+            yield file
+
+
+def walk_samples(
+    shard: Path, file: IO[bytes], report: Callable[[DataError], object]
+) -> Iterator[tuple[str, dict[str, Member]]]:
+    """Yield (key, extension -> member) of every sample, in the order of the file.
+
+    Args:
+        shard: To name it in errors.
+        file: The open shard.
+        report: Called with what is wrong about one member, which is then left out; it may raise.
+
+    Raises:
+        DataError: The file is not a whole tar.
+    """
+    key, members = "", dict[str, Member]()
+    for info in walk_tar(shard, file):
+        match = _MEMBER.fullmatch(info.name)
+        if problem := _member_problem(info, match):
+            report(DataError(f"{shard}: member {info.name[:200]!r} {problem}", "see the shard contract in the README"))
+            continue
+        assert match is not None
+        if match["key"] != key:
+            if key:
+                yield key, members
+            key, members = match["key"], {}
+        if match["extension"] in members:
+            report(DataError(f"{shard} holds {info.name} twice"))
+            continue
+        members[match["extension"]] = Member(info.offset_data, info.size, info.offset)
+    if key:
+        yield key, members
+
+
+def _refuse(error: DataError) -> NoReturn:
+    raise error
+
+
+def _member_problem(info: tarfile.TarInfo, match: re.Match[str] | None) -> str:
+    """Return why a member is none of a sample; empty where all is well."""
+    if match is None:
+        return "is not named <key>.<extension>"
+    if not info.isreg() or info.issparse():
+        return "is not a plain file"
+    if match["extension"] in CODE_EXTENSIONS:
+        return "may be code that another reader would run"
+    return ""
+
+
+def read_sample(shard: Path, file: IO[bytes], key: str, members: Mapping[str, Member]) -> tuple[Entry, dict[str, Any]]:
+    """Return where a sample's image lies, its label and its metadata.
+
+    Raises:
+        DataError: Not one image and a label, or a member is too large or not what its name says.
+    """
+    images = [extension for extension in IMAGE_EXTENSIONS if extension in members]
+    if len(images) != 1 or "cls" not in members:
+        found = ", ".join(members)
+        raise DataError(f"{shard}: sample {key} needs one image and a .cls, but holds: {found}")
+    extension = images[0]
+    image = members[extension]
+    if image.size > MAX_IMAGE_BYTES:
+        raise DataError(f"{shard}: {key}.{extension} has {image.size} bytes", f"at most {MAX_IMAGE_BYTES}")
+    label = _parse_label(shard, key, _read_member(shard, file, key, members, "cls", MAX_LABEL_BYTES))
+    metadata: dict[str, Any] = {}
+    if "json" in members:
+        metadata = _parse_metadata(shard, key, _read_member(shard, file, key, members, "json", MAX_JSON_BYTES))
+    return Entry(shard, key, image.offset, image.size, extension, label, plain_text(metadata.get("group"))), metadata
+
+
+def _read_member(
+    shard: Path, file: IO[bytes], key: str, members: Mapping[str, Member], extension: str, limit: int
+) -> bytes:
+    member = members[extension]
+    if member.size > limit:
+        raise DataError(f"{shard}: {key}.{extension} has {member.size} bytes", f"at most {limit}")
+    file.seek(member.offset)
+    return file.read(member.size)
+
+
+def _parse_label(shard: Path, key: str, data: bytes) -> int:
+    text = data.decode("ascii", "replace").strip()
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) >= MAX_CLASSES:
+        raise DataError(f"{shard}: {key}.cls is not a label: {text!r}", f"an integer from 0 to {MAX_CLASSES - 1}")
+    return int(text)
+
+
+def _parse_metadata(shard: Path, key: str, data: bytes) -> dict[str, Any]:
+    try:
+        metadata = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{shard}: {key}.json is not JSON: {error}") from error
+    if not isinstance(metadata, dict):
+        raise DataError(f"{shard}: {key}.json is not an object")
+    return metadata
+
+
+def sample_kind(metadata: Mapping[str, Any]) -> str:
+    """Return real, phantom or synthetic, as a sample's metadata say; empty where they do not."""
+    synthetic = metadata.get("synthetic")
+    if not isinstance(synthetic, bool):
+        return ""
+    if not synthetic:
+        return "real"
+    return "phantom" if metadata.get("generator") == "phantom" else "synthetic"
+
+
+def plain_text(value: object) -> str:
+    """Return a value from a `.json` as text that can be printed; empty where it is neither text nor number."""
+    return printable(str(value)) if isinstance(value, str | int | float) else ""

@@ -1,0 +1,144 @@
+"""Writing shards: names, keys, the plan of how many, the order of classes, and tars that appear whole.
+
+A shard is a plain USTAR file with the members `<key>.cls`, `<key>.json`, `<key>.<image extension>` of one sample after
+the other, sorted by name. Its stats file in `.synthmed` is written after it and means that the shard is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from synthmed.data.shards.plan import KEY_PATTERN, stats_path
+from synthmed.errors import DataError
+from synthmed.files.atomic import atomic_path, write_bytes
+from synthmed.files.content import hash_file, read_json
+from synthmed.files.storage import file_size, naming_read_errors, naming_write_errors
+
+WRITE_BYTES = 1 << 20
+
+MetadataValue = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with what is known about it, ready to be written."""
+
+    key: str
+    image: bytes
+    """Encoded image."""
+    extension: str
+    """png, webp or jpg."""
+    label: int
+    metadata: dict[str, MetadataValue]
+    """The `.json` member: the same keys and types in every sample of a folder, nothing empty."""
+
+
+@dataclass(frozen=True)
+class ShardStats:
+    """What a finished shard holds, as its stats file says."""
+
+    shard: str
+    num_samples: int
+    class_counts: dict[str, int]
+    """Label as text -> samples."""
+    sha256: str
+    """Of the tar."""
+    size: int
+    """Of the tar in bytes."""
+    samples: list[dict[str, Any]]
+    """Rows of the manifest: key, shard, label, the SHA-256 of the image's bytes, and the metadata."""
+
+
+def read_stats(shard: Path) -> ShardStats | None:
+    """Return the stats of a finished shard; None where the shard or its stats file is missing or the sizes differ.
+
+    Raises:
+        DataError: The stats file is not one of ours.
+    """
+    path = stats_path(shard)
+    with naming_read_errors(shard):
+        size = file_size(shard)
+        if size is None or file_size(path) is None:
+            return None
+    try:
+        stats = ShardStats(**read_json(path))
+    except TypeError as error:
+        raise DataError(f"{path} is not a shard's stats file", "delete it to have the shard written again") from error
+    return stats if stats.size == size else None
+
+
+def write_shard(path: Path, samples: Iterable[Sample]) -> ShardStats:
+    """Write one shard and then its stats file, neither of which is ever seen half-written.
+
+    Args:
+        path: Final name of the tar; any older stats file beside it is removed first.
+        samples: Taken one at a time, in the order of their keys.
+
+    Raises:
+        ValueError: A key breaks the contract, or the keys do not ascend.
+    """
+    with naming_write_errors(path):
+        stats_path(path).unlink(missing_ok=True)
+    with atomic_path(path) as part:
+        with (
+            open(part, "wb", buffering=WRITE_BYTES) as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+        ):
+            archive.copybufsize = WRITE_BYTES  # type: ignore[attr-defined]
+            rows = [{**row, "shard": path.name} for row in append_samples(archive, samples)]
+        sha256, size = hash_file(part), part.stat().st_size
+    counts = Counter(str(row["label"]) for row in rows)
+    stats = ShardStats(path.name, len(rows), dict(sorted(counts.items())), sha256, size, rows)
+    # Neither indented nor copied: thousands of rows would take longer to print than their images to write.
+    write_bytes(stats_path(path), json.dumps(vars(stats), sort_keys=True).encode() + b"\n")
+    return stats
+
+
+def append_samples(archive: tarfile.TarFile, samples: Iterable[Sample]) -> Iterator[dict[str, Any]]:
+    """Append samples to a tar, one for each row of the manifest that is taken from the iterator.
+
+    Raises:
+        ValueError: A key breaks the contract, or the keys do not ascend.
+    """
+    previous = ""
+    for sample in samples:
+        _check_key(sample.key, previous)
+        previous = sample.key
+        members = {
+            "cls": str(sample.label).encode(),
+            "json": json.dumps(sample.metadata, sort_keys=True).encode(),
+            sample.extension: sample.image,
+        }
+        for extension in sorted(members):
+            _add_member(archive, f"{sample.key}.{extension}", members[extension])
+        sha256 = hashlib.sha256(sample.image).hexdigest()
+        yield {**sample.metadata, "key": sample.key, "label": sample.label, "sha256": sha256}
+
+
+def _check_key(key: str, previous: str) -> None:
+    if not KEY_PATTERN.fullmatch(key):
+        raise ValueError(f"not a key of the shard contract: {key!r}")
+    # Members must be sorted: the writer's caller makes keys that ascend in the order it wants.
+    if key <= previous:
+        raise ValueError(f"keys must ascend within a shard: {key!r} after {previous!r}")
+
+
+def _add_member(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    # TarInfo's defaults are mtime, uid and gid 0, no names of user and group, mode 0644: the same on every machine.
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    archive.addfile(member, io.BytesIO(data))
+
+
+def write_lines(file: IO[bytes], rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows as JSON lines with a fixed key order."""
+    for row in rows:
+        file.write((json.dumps(row, sort_keys=True) + "\n").encode())

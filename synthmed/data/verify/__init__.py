@@ -1,0 +1,1 @@
+"""Whether a folder of shards is what it says, byte by byte."""

@@ -1,0 +1,1 @@
+"""Files and folders, on this machine or in a store: whole or not at all, claimed, locked."""

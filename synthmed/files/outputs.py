@@ -1,0 +1,111 @@
+"""Run and output folders: atomic files, the folder's configuration, resume checks and signals.
+
+One rule for every file with a final name: it is written as `NAME.part`, flushed to disk and renamed, so that a file
+under its final name is always whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from synthmed.errors import ResumeError
+from synthmed.files.atomic import write_json
+from synthmed.files.content import read_json
+from synthmed.files.locks import try_lock
+from synthmed.files.storage import (
+    file_size,
+    is_remote,
+    list_folder,
+    naming_write_errors,
+    remove,
+)
+
+STATE_FOLDER = ".synthmed"
+
+
+def _remove_stale_parts(folders: Iterable[Path]) -> None:
+    """Remove what a killed run left under temporary names; what a live process is writing stays."""
+    for part in (part for folder in folders if not is_remote(folder) for part in folder.glob("*.part")):
+        with contextlib.suppress(FileNotFoundError), open(part, "rb") as file:
+            if try_lock(file):
+                part.unlink(missing_ok=True)
+
+
+def open_output(
+    folder: Path, config: Mapping[str, Any], *, name: str, overwrite: bool = False, may_differ: Collection[str] = ()
+) -> bool:
+    """Claim an output folder for one configuration.
+
+    Args:
+        folder: Made if it is missing.
+        config: Everything the output depends on; stored as `folder/name`.
+        name: Path of the configuration file inside the folder.
+        overwrite: Empty a folder that holds other work of synthmed.
+        may_differ: Top-level keys whose new values replace those there; the caller has seen that this is right.
+
+    Returns:
+        Whether the folder already held work of the same configuration, to go on with.
+
+    Raises:
+        ResumeError: The folder holds something else; each differing field is named with both values.
+    """
+    path = folder / name
+    wanted = json.loads(json.dumps(config))
+    with naming_write_errors(folder):
+        _remove_stale_parts({folder, path.parent})
+        if file_size(path) is not None:
+            found = read_json(path)
+            if isinstance(found, dict):
+                replaced = {**found, **{key: wanted[key] for key in may_differ}}
+                if replaced != found and replaced == wanted:
+                    write_json(path, wanted)
+                    found = wanted
+            differing = differences(found, wanted)
+            if not differing:
+                return True
+            if not overwrite:
+                raise ResumeError(
+                    f"{folder} was made with other settings: {'; '.join(differing)}",
+                    "use another folder, the same settings, or --overwrite to start anew",
+                )
+            clear_folder(folder)
+        elif file_size(folder) is not None:
+            raise ResumeError(f"{folder} is not a folder", "use another name")
+        elif _holds_files(folder) and file_size(path) is None:
+            raise ResumeError(f"{folder} is not empty and was not made by this command", "use another folder")
+        elif file_size(path) is not None:
+            # Another process of the same run came first.
+            return open_output(folder, config, name=name, may_differ=may_differ)
+        write_json(path, wanted)
+    return False
+
+
+def _holds_files(folder: Path) -> bool:
+    """Say whether a folder holds anything but what is left of an earlier claim that was killed half-way."""
+    if is_remote(folder):
+        return bool(list_folder(folder))  # a store has no empty folders
+    found = (entry for entry in folder.rglob("*") if entry.suffix != ".part")
+    return any(not entry.is_dir() or entry.is_symlink() for entry in found)
+
+
+def clear_folder(folder: Path) -> None:
+    """Empty a folder that is ours."""
+    with naming_write_errors(folder):
+        for entry in list_folder(folder):
+            remove(entry)
+
+
+def differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
+    """Return `name: found -> wanted` for every leaf in which two JSON values differ."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        lines = []
+        for key in sorted({*found, *wanted}):
+            lines += differences(found.get(key), wanted.get(key), f"{prefix}.{key}" if prefix else key)
+        return lines
+    if found == wanted:
+        return []
+    return [f"{prefix}: {json.dumps(found)} there, {json.dumps(wanted)} asked for"]

@@ -1,0 +1,1 @@
+"""The diffusion family: Medfusion, class-conditional latent diffusion."""

@@ -1,0 +1,74 @@
+"""The noise schedule: constants of the forward process x_t = sqrt(acp_t) x_0 + sqrt(1 - acp_t) eps.
+
+Computed in float64 and stored in float32, as in the published checkpoints (Ho et al. 2020, eq. 4 and 7).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from synthmed.generators.diffusion.config import ScheduleConfig
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """Per-timestep constants, each [T] float32."""
+
+    betas: Tensor
+    alphas_cumprod: Tensor
+    sqrt_alphas_cumprod: Tensor
+    sqrt_one_minus_alphas_cumprod: Tensor
+    sqrt_recip_alphas_cumprod: Tensor
+    sqrt_recipm1_alphas_cumprod: Tensor
+    posterior_mean_coef1: Tensor
+    posterior_mean_coef2: Tensor
+    posterior_variance: Tensor
+
+    @property
+    def num_timesteps(self) -> int:
+        """T, the number of timesteps of the forward process."""
+        return len(self.betas)
+
+    def add_noise(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """Return x_t for clean latents and noise [N, ...] at timesteps t [N] int64."""
+        shape = (-1, *[1] * (x_0.ndim - 1))
+        signal = self.sqrt_alphas_cumprod.to(x_0.device)[t].view(shape)
+        noise = self.sqrt_one_minus_alphas_cumprod.to(x_0.device)[t].view(shape)
+        return signal * x_0 + noise * eps
+
+
+def build_schedule(config: ScheduleConfig) -> NoiseSchedule:
+    """Return the constants of a schedule."""
+    betas = _betas(config)
+    alphas = 1 - betas
+    acp = alphas.cumprod(0)
+    previous = torch.cat([torch.ones(1, dtype=torch.float64), acp[:-1]])
+    constants = (
+        betas,
+        acp,
+        acp.sqrt(),
+        (1 - acp).sqrt(),
+        (1 / acp).sqrt(),
+        (1 / acp - 1).sqrt(),
+        betas * previous.sqrt() / (1 - acp),
+        (1 - previous) * alphas.sqrt() / (1 - acp),
+        betas * (1 - previous) / (1 - acp),
+    )
+    return NoiseSchedule(*(constant.float() for constant in constants))
+
+
+def _betas(config: ScheduleConfig) -> Tensor:
+    """Return the variances of the steps, [T] float64."""
+    steps = config.num_timesteps
+    if config.strategy == "linear":
+        return torch.linspace(config.beta_start, config.beta_end, steps, dtype=torch.float64)
+    if config.strategy == "scaled_linear":
+        return torch.linspace(config.beta_start**0.5, config.beta_end**0.5, steps, dtype=torch.float64) ** 2
+    # Nichol and Dhariwal 2021, eq. 17, with the offset of 0.008 that they give.
+    share = torch.linspace(0, steps, steps + 1, dtype=torch.float64) / steps
+    acp = torch.cos((share + 0.008) / 1.008 * math.pi / 2) ** 2
+    return (1 - acp[1:] / acp[:-1]).clamp(0, 0.999)

@@ -1,1 +1,0 @@
-"""Medfusion's networks, under Medfusion's parameter names."""

@@ -1,0 +1,1 @@
+"""Drawn eyes whose truth is known, and how to measure it again."""

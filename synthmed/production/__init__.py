@@ -1,0 +1,1 @@
+"""Images by the ten thousand: plan, render, write, each process its share."""

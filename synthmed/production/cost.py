@@ -1,0 +1,47 @@
+"""What a run will take: time, disk and memory, from the measured cost of a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from synthmed.data.shards.plan import shard_lengths
+from synthmed.production.plan import GenerateConfig
+from synthmed.production.render import Maker
+
+# Of a natural image with some noise, measured at 256 px; and of a sample's label, metadata and tar headers.
+BYTES_A_PIXEL = {"png": 1.9, "webp": 1.8, "jpg": 0.45}
+BYTES_A_SAMPLE = 3600
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take."""
+
+    images: int
+    shards: int
+    images_a_shard: int
+    duration_sec: float
+    disk_mib: float
+    memory_gib: float
+    """Of the process, or of the GPU if there is one."""
+
+    def __str__(self) -> str:
+        minutes = self.duration_sec / 60
+        duration = f"{minutes:.0f} min" if minutes > 2 else f"{self.duration_sec:.0f} s"
+        return (
+            f"{self.images} images in {self.shards} shards of {self.images_a_shard}: about {duration}, "
+            f"{self.disk_mib:.4g} MiB on disk, {self.memory_gib:.2g} GiB of memory"
+        )
+
+
+def estimate(config: GenerateConfig, maker: Maker, numbers: Sequence[int]) -> Estimate:
+    """Return what some shards will take, from the measured cost of a batch and usual sizes of images."""
+    lengths = shard_lengths(config.total, config.shards)
+    images = sum(lengths[number] for number in numbers)
+    speed = maker.measure()
+    size = math.prod(config.model.height_width) * BYTES_A_PIXEL[config.image_format] + BYTES_A_SAMPLE
+    return Estimate(
+        images, len(numbers), max(lengths), images / speed.images_per_sec, images * size / 2**20, speed.memory_gib
+    )

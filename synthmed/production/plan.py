@@ -1,0 +1,150 @@
+"""What a run makes: everything that the bytes of its shards depend on, and the plan of which image goes where.
+
+An image depends on (model, seed, label, index) and the sampler's settings alone; the shard is the unit of work.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import synthmed
+from synthmed.config.tables import to_dict
+from synthmed.data.shards.card import NOT_STATED, FolderInfo
+from synthmed.data.shards.plan import count_shards, interleave, shard_lengths
+from synthmed.errors import UsageError
+from synthmed.formats.model_files import ModelConfig
+from synthmed.generators.diffusion.config import SamplerConfig
+
+if TYPE_CHECKING:
+    from synthmed.data.images import ImageFormat
+
+SPLIT = "train"
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """What to make.
+
+    Args:
+        checkpoint: Model file.
+        checkpoint_sha256: Its hash.
+        model: Its header.
+        counts: Images of each class, in label order.
+        seed: Of the whole run.
+        sampler: Settings of the sampler.
+        image_format: png and webp are lossless.
+        workers: Loader workers that the number of shards should suit.
+        ranks: Training processes that it should suit.
+        precision: Of the networks; fp32 gives the same images on every device but for rounding.
+        source_terms: Licence or terms of the data that the model was trained on.
+        num_shards: `None` for the number that suits counts, workers and ranks; a folder that was extended has its own.
+
+    Raises:
+        UsageError: There is nothing to make.
+    """
+
+    checkpoint: Path
+    checkpoint_sha256: str
+    model: ModelConfig
+    counts: tuple[int, ...]
+    seed: int
+    sampler: SamplerConfig
+    image_format: ImageFormat = "png"
+    workers: int = 4
+    ranks: int = 1
+    precision: str = "fp32"
+    source_terms: str = NOT_STATED
+    num_shards: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.total == 0:
+            raise UsageError("no images are asked for", "give -n, or --label NAME=COUNT")
+
+    @property
+    def total(self) -> int:
+        """Images of all classes."""
+        return sum(self.counts)
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return self.num_shards or count_shards(self.total, workers=self.workers, ranks=self.ranks)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything that the bytes of the shards depend on, and how the folder describes itself."""
+        return {
+            "synthmed_version": synthmed.__version__,
+            "checkpoint_sha256": self.checkpoint_sha256,
+            "counts": dict(zip(self.model.classes, self.counts, strict=True)),
+            "shards": self.shards,
+            "seed": self.seed,
+            "sampler": to_dict(self.sampler),
+            "precision": self.precision,
+            "workers": self.workers,
+            "ranks": self.ranks,
+            "folder": self.folder_info().as_config(),
+        }
+
+    def folder_info(self) -> FolderInfo:
+        """Return what the folder says about itself."""
+        model, sampler = self.model, self.sampler
+        how = (
+            f"Made by `synthmed generate` {synthmed.__version__} with the model of SHA-256 `{self.checkpoint_sha256}` "
+            f"({model.training.get('steps', '?')} steps on {model.training.get('images', '?')} images), seed "
+            f"{self.seed}, sampler {sampler.sampler}, {sampler.steps} steps, eta {sampler.eta:g}, guidance scale "
+            f"{sampler.guidance_scale:g}, {self.precision}.",
+        )
+        return FolderInfo(
+            kind="synthetic",
+            dataset=model.dataset,
+            classes=model.classes,
+            aliases=model.aliases,
+            positive=model.positive or None,
+            title=f"Synthetic {model.dataset}",
+            size=model.size,
+            image_format=self.image_format,
+            how_made=how,
+            source_terms=self.source_terms,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One image of the plan."""
+
+    position: int  # among all images of the run
+    label: int
+    index: int  # among the images of its class
+
+
+def plan(config: GenerateConfig, numbers: Collection[int] | None = None) -> Iterator[tuple[int, list[Planned]]]:
+    """Yield the chosen shards, all by default, by number with their images: classes interleaved, lengths equal up to
+    one. One shard lies in memory at a time, so that a run may be of any length.
+    """
+    order = (Planned(position, *place) for position, place in enumerate(interleave(config.counts)))
+    for number, length in enumerate(shard_lengths(config.total, config.shards)):
+        images = list(itertools.islice(order, length))
+        if numbers is None or number in numbers:
+            yield number, images
+
+
+def extended(config: GenerateConfig, counts: tuple[int, ...], shards: int) -> int | None:
+    """Return the number of shards with which a run goes on from a smaller one, or `None` where it cannot.
+
+    It can if the smaller run's shards are the first of the larger one's, image by image: as many times the shards as
+    there are times the images, of classes in the same proportion.
+
+    Args:
+        config: The larger run.
+        counts: Of the smaller one.
+        shards: Of the smaller one.
+    """
+    total, wanted = sum(counts), config.total
+    if not total < wanted or shards * wanted % total or shards * wanted // total % (config.workers * config.ranks):
+        return None
+    pairs = zip(interleave(counts), interleave(config.counts), strict=False)
+    return shards * wanted // total if all(mine == theirs for mine, theirs in pairs) else None

@@ -1,0 +1,91 @@
+"""Making one image of a folder again, from what the folder says about it, and comparing the two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synthmed.config.tables import from_dict
+from synthmed.data.images import decode_image
+from synthmed.data.shards.read import find_shards
+from synthmed.data.shards.samples import index_shard, read_image_bytes
+from synthmed.errors import CheckpointError, DataError, RecipeError
+from synthmed.files.content import hash_file
+from synthmed.formats.model_files import read_config
+from synthmed.generators.diffusion.config import SamplerConfig
+from synthmed.production.plan import SPLIT, GenerateConfig, Planned
+from synthmed.production.render import Maker
+
+
+@dataclass(frozen=True)
+class Regenerated:
+    """An image that was made again, beside the one in the folder."""
+
+    key: str
+    image: NDArray[np.uint8]
+    """[H, W, 3], made now."""
+    lossless: bool
+    """Whether the folder's format keeps pixels; a JPEG's differ."""
+    largest_difference: int
+    """In grey levels."""
+    share_different: float
+    """Share of the values that differ at all."""
+
+    @property
+    def same(self) -> bool:
+        """Whether it is the same image: up to rounding, which batch and processor decide."""
+        return self.largest_difference <= 1 or not self.lossless
+
+
+def regenerate(folder: Path, key: str, checkpoints: Iterable[tuple[Path, str]], device: str = "auto") -> Regenerated:
+    """Make the image of a sample again.
+
+    Args:
+        folder: Made by `synthmed generate`.
+        key: Of the sample.
+        checkpoints: Model files that there are, each with its SHA-256.
+        device: As on the command line.
+
+    Raises:
+        DataError: No such sample, or it does not say how it was made.
+        CheckpointError: The model that made it is not among `checkpoints`.
+    """
+    entry, metadata = next(
+        (found for shard in find_shards(folder, SPLIT) for found in index_shard(shard) if found[0].key == key),
+        (None, dict[str, Any]()),
+    )
+    if entry is None:
+        raise DataError(f"{folder} holds no sample {key}", "its keys stand in .synthmed/manifest.jsonl")
+    stored = decode_image(read_image_bytes(entry), key)
+    config = _config(metadata, key, checkpoints)
+    image = Maker(config, device, batch_size=1).sample([Planned(0, metadata["label"], metadata["index"])])[0]
+    if image.shape != stored.shape:
+        raise DataError(f"{key} is {stored.shape[:2]} pixels, its model makes {image.shape[:2]}")
+    difference = np.abs(image.astype(np.int16) - stored)
+    lossless = entry.extension in ("png", "webp")
+    return Regenerated(key, image, lossless, int(difference.max()), float((difference > 0).mean()))
+
+
+def _config(metadata: dict[str, Any], key: str, checkpoints: Iterable[tuple[Path, str]]) -> GenerateConfig:
+    try:
+        names = ("sampler", "steps", "eta", "guidance_scale")
+        sampler = from_dict(SamplerConfig, {name: metadata[name] for name in names}, key)
+        sha256, label, seed = (metadata[name] for name in ("checkpoint_sha256", "label", "seed"))
+        index, precision = metadata["index"], metadata["precision"]
+        if not all(isinstance(number, int) and number >= 0 for number in (label, seed, index)):
+            raise ValueError("label, seed and index must be whole numbers")
+    except (KeyError, ValueError, RecipeError) as error:
+        raise DataError(f"{key}.json does not say how the image was made: {error}") from error
+    found = [path for path, known in checkpoints if known == sha256]
+    if not found:
+        raise CheckpointError(f"no model with the SHA-256 {sha256}", "give its file with --checkpoint")
+    model = read_config(found[0])
+    if label >= len(model.classes):
+        raise DataError(f"{key} has the label {label}, its model {len(model.classes)} classes")
+    counts = tuple(int(number == label) for number in range(len(model.classes)))
+    return GenerateConfig(found[0], hash_file(found[0]), model, counts, seed, sampler, precision=precision)

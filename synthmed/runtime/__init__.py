@@ -1,0 +1,1 @@
+"""The process that runs: device, processes of one job, seeds, progress, signals."""

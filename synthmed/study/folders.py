@@ -1,0 +1,106 @@
+"""What classifiers are trained and tested on: which folders of shards go together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from synthmed.data.shards.read import ShardFolder, open_folder
+from synthmed.errors import DataError
+
+
+@dataclass(frozen=True)
+class ComparisonFolders:
+    """The shards of one comparison, checked to fit each other."""
+
+    train: Mapping[str, ShardFolder]
+    """The `train` split of each source, `real` and `synthetic`."""
+    test: ShardFolder
+    """The real `test` split."""
+    notes: tuple[str, ...]
+    """What the user should know though it is no error."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order."""
+        return self.test.classes
+
+    @property
+    def positive(self) -> int:
+        """Label of the class whose probability is the score: what the data set calls positive, else the last."""
+        return self.classes.index(self.test.positive) if self.test.positive in self.classes else len(self.classes) - 1
+
+
+def open_comparison(real: Path, synthetic: Path | None) -> ComparisonFolders:
+    """Open the folders of a comparison and check that they fit each other.
+
+    Args:
+        real: Has the splits `train` and `test`; its `validation` split is not used.
+        synthetic: Has the split `train`; may be missing where no arm needs it.
+
+    Raises:
+        DataError: Classes differ, a class has no images, train and test share a key or a group, or a folder is not of
+            the kind it is given as.
+    """
+    if synthetic is not None and synthetic.resolve() == real.resolve():
+        raise DataError(f"the real and the synthetic folder are the same: {real}")
+    train = {"real": open_folder(real, "train")}
+    if synthetic is not None:
+        train["synthetic"] = open_folder(synthetic, "train")
+    test = open_folder(real, "test")
+    for source in train.values():
+        _check_classes(source, test)
+        _check_separate(source, test)
+    for folder in (*train.values(), test):
+        _check_every_class(folder)
+    return ComparisonFolders(train, test, _check_kinds(train))
+
+
+def _check_classes(source: ShardFolder, test: ShardFolder) -> None:
+    if source.classes != test.classes:
+        raise DataError(
+            f"the classes differ: {', '.join(test.classes)} in {test.folder}, {', '.join(source.classes)} in "
+            f"{source.folder}",
+            "names and order must be the same",
+        )
+
+
+def _check_every_class(folder: ShardFolder) -> None:
+    present = {entry.label for entry in folder.entries}
+    missing = [name for label, name in enumerate(folder.classes) if label not in present]
+    if missing:
+        raise DataError(f"the {folder.split} split of {folder.folder} has no image of class {', '.join(missing)}")
+    if len(folder.classes) < 2:
+        raise DataError(f"{folder.folder} has only the class {folder.classes[0]}", "two are needed to tell apart")
+
+
+def _check_separate(source: ShardFolder, test: ShardFolder) -> None:
+    remedy = "a score on images or patients seen in training means nothing; split by patient with synthmed prepare"
+    pairs = {
+        "image": ({entry.key for entry in source.entries}, {entry.key for entry in test.entries}),
+        "group": (
+            {entry.group for entry in source.entries if entry.group},
+            {entry.group for entry in test.entries if entry.group},
+        ),
+    }
+    for what, (in_train, in_test) in pairs.items():
+        if shared := sorted(in_train & in_test):
+            named = ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else "")
+            raise DataError(
+                f"{source.folder} (train) and {test.folder} (test) share {len(shared)} {what}(s): {named}", remedy
+            )
+
+
+def _check_kinds(train: Mapping[str, ShardFolder]) -> tuple[str, ...]:
+    real, synthetic = train["real"], train.get("synthetic")
+    if real.kind == "synthetic":
+        raise DataError(f"--real {real.folder} says that its images are synthetic", "the test must be on real images")
+    if synthetic is not None and synthetic.kind == "real":
+        raise DataError(f"--synthetic {synthetic.folder} says that its images are real")
+    notes = []
+    if real.kind == "phantom":
+        notes.append(f"{real.folder} holds drawn phantoms: they stand for the real images here")
+    if synthetic is not None and synthetic.kind == "phantom":
+        notes.append(f"{synthetic.folder} holds drawn phantoms, not images of a trained model")
+    return tuple(notes)

@@ -1,0 +1,45 @@
+"""Settings that every training has: steps, batches, learning rate, averaging."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from synthmed.config.fields import described
+from synthmed.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """What all trainings share."""
+
+    steps: int = described(100_000, "optimiser steps")
+    batch_size: int = described(32, "images in a step, over all processes")
+    lr: float = described(1e-4, "peak learning rate")
+    lr_schedule: Literal["constant", "cosine"] = described("constant", "after the warm-up; cosine ends at zero")
+    warmup_steps: int = described(500, "steps in which the learning rate rises from zero")
+    weight_decay: float = described(0.0, "of AdamW")
+    beta2: float = described(0.999, "second moment decay of AdamW")
+    clip_norm: float = described(1.0, "largest norm of the gradient; 0 for no clipping")
+    ema_decay: float = described(0.9999, "decay of the averaged weights, reached gradually; 0 for no averaging")
+    precision: Literal["auto", "fp32", "bf16"] = described("auto", "bf16 where the device has matrix units for it")
+    balanced: bool = described(False, "draw each class equally often")
+    flips: Literal["none", "horizontal", "both"] = described("none", "axes along which images are mirrored, too")
+    validate_every: int = described(1000, "steps between two losses on the validation split")
+    checkpoint_every: int = described(1000, "steps between two checkpoints")
+    preview_every: int = described(5000, "steps between two preview sheets; 0 for none")
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "validate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"{name} is {getattr(self, name)}", "it must be at least 1")
+        for name in ("warmup_steps", "weight_decay", "clip_norm", "preview_every"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise RecipeError(f"{name} is {getattr(self, name)}", "it must be at least 0 and finite")
+        if not 0 < self.lr < math.inf:
+            raise RecipeError(f"lr is {self.lr}", "it must be above zero and finite")
+        if not 0 <= self.beta2 < 1:
+            raise RecipeError(f"beta2 is {self.beta2}", "it must be in [0, 1)")
+        if not 0 <= self.ema_decay < 1:
+            raise RecipeError(f"ema_decay is {self.ema_decay}", "it must be in [0, 1)")

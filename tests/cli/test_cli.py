@@ -1,0 +1,508 @@
+"""The program as a user meets it: exit codes, both streams, and what options mean."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import synthmed
+from synthmed.cli import app, library
+from synthmed.cli.generate_options import resolve_counts, resolve_sampler
+from synthmed.config.recipes import recipe_names
+from synthmed.errors import DeviceError, IncompleteError, UsageError
+from synthmed.files.content import hash_file
+from synthmed.formats.model_files import ModelConfig
+from synthmed.generators.diffusion.config import SamplerConfig, ScheduleConfig
+
+SaveTinyModel = Callable[..., Path]
+
+
+class Result(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(run_program: Callable[..., tuple[int, str, str]]) -> Run:
+    """A function that runs the program in this process: `run("recipes", "list")`."""
+    return lambda *words: Result(*run_program(*words))
+
+
+def failed(result: Result, code: int, *words: str) -> None:
+    """Check that a command ended with one line on stderr and nothing on stdout."""
+    assert result.code == code, result
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    for word in words:
+        assert word in result.stderr
+
+
+def start(code: str) -> subprocess.Popen[str]:
+    """Start the program in a process of its own with one command put in its place."""
+    setup = "import sys, time, signal, os; from synthmed.cli import app, library\n"
+    patch = "for command in app.app.registered_commands: command.callback = replacement\n"
+    script = f"{setup}def replacement(): {code}\n{patch}sys.argv = ['synthmed', 'generate']\napp.main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},  # as users have it: short results are written at the end
+    )
+
+
+# ---------------------------------------------------------------------------------------------- the program's frame
+
+
+def test_program_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "synthmed", "nonsense"], capture_output=True, text=True, check=False)
+    failed(Result(done.returncode, done.stdout, done.stderr), 2, "No such command 'nonsense'", "(see synthmed --help)")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["genrate"], "No such command 'genrate'. Did you mean 'generate', 'regenerate'? (see synthmed --help)"),
+        (["--nonsense"], "No such option: --nonsense"),
+        (["generate", "-o", "x", "--nonsense"], "(see synthmed generate --help)"),
+        (["train-classifier"], "Missing option '--real'"),
+        (["generate", "-o", "x", "-n", "0"], "Invalid value for '-n' / '--num-images'"),
+        (["generate", "-o", "x", "--eta", "2"], "Invalid value for '--eta'"),
+        (["generate", "-o", "x", "--steps", "many"], "Invalid value for '--steps'"),
+        (["generate", "-o", "x", "--sampler", "euler"], "'euler' is not one of 'ddim', 'dpmpp-2m'"),
+        (["prepare", "mri"], "No such command 'mri'"),
+        (["recipes", "show"], "Missing argument"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_code_2(run: Run, words: list[str], message: str) -> None:
+    failed(run(*words), 2, message)
+
+
+def test_version_is_printed(run: Run) -> None:
+    assert run("--version") == (0, f"synthmed {synthmed.__version__}\n", "")
+
+
+def test_no_words_give_the_help(run: Run) -> None:
+    result = run()
+    assert (result.code, result.stderr) == (0, "")
+    assert "Usage: synthmed" in result.stdout
+    for word in ("prepare", "train-autoencoder", "train-diffusion", "generate", "train-classifier", "Exit codes"):
+        assert word in result.stdout
+
+
+@pytest.mark.parametrize(("error", "code"), [(DeviceError("full\ndisk", "free it"), 4), (IncompleteError("half"), 5)])
+def test_errors_become_one_line_and_their_code(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
+) -> None:
+    def fail() -> Path:
+        raise error
+
+    monkeypatch.setattr(library, "models_home", fail)
+    failed(run("checkpoints", "list"), code, " ".join(str(error).split()))
+    monkeypatch.setenv("SYNTHMED_DEBUG", "1")
+    monkeypatch.setattr(sys, "argv", ["synthmed", "checkpoints", "list"])
+    with pytest.raises(type(error)):
+        app.main()
+
+
+def test_bug_keeps_its_trace_and_gives_code_1() -> None:
+    with start("raise ZeroDivisionError('a bug')") as process:
+        stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (1, "")
+    assert "Traceback" in stderr
+    assert "ZeroDivisionError: a bug" in stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_ends_with_one_line_and_its_code(number: signal.Signals, code: int) -> None:
+    with start("print('ready', flush=True); time.sleep(60)") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+    failed(
+        Result(process.returncode, stdout, stderr), code, f"interrupted by {number.name}", "run the same command again"
+    )
+
+
+@pytest.mark.parametrize("length", [10, 1_000_000])
+def test_reader_that_has_gone_ends_the_program_quietly(length: int) -> None:
+    # As in `synthmed ... | head`; a short result fails at the last flush only.
+    with start(f"sys.stdin.readline(); sys.stdout.write('x' * {length})") as process:
+        assert process.stdin and process.stdout and process.stderr
+        process.stdout.close()
+        process.stdin.write("go on\n")
+        process.stdin.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def test_tables_that_nobody_reads_end_the_program_quietly() -> None:
+    table = "library.print_table('title', ['column'], [['x' * 100]] * 2000)"
+    with start(f"sys.stdin.readline(); {table}; {table}") as process:
+        assert process.stdin and process.stdout and process.stderr
+        process.stdout.close()
+        process.stdin.write("go on\n")
+        process.stdin.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def test_other_broken_pipe_is_not_taken_for_success() -> None:
+    with start("raise BrokenPipeError(32, 'a worker has died')") as process:
+        stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (1, "")
+    assert "BrokenPipeError: [Errno 32] a worker has died" in stderr
+
+
+@pytest.mark.parametrize(("shell", "sign"), [("bash", "complete -o default"), ("zsh", "compdef"), ("fish", "complete")])
+def test_completion_script_calls_the_program_by_its_name(shell: str, sign: str) -> None:
+    environment = {**os.environ, "_SYNTHMED_COMPLETE": f"source_{shell}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "synthmed"], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sign in done.stdout
+    assert "_SYNTHMED_COMPLETE=complete_" + shell in done.stdout
+
+
+def test_show_completion_needs_a_shell_only() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "synthmed", "--show-completion", "bash"],
+        env={**os.environ, "SHELL": "/bin/bash", "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "_SYNTHMED_COMPLETE=complete_bash" in done.stdout
+
+
+def test_completion_offers_commands_and_options() -> None:
+    def complete(words: str) -> list[str]:
+        environment = {"_SYNTHMED_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        done = subprocess.run(
+            [sys.executable, "-m", "synthmed"],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        return done.stdout.split()
+
+    assert complete("synthmed gen") == ["generate"]
+    assert "--sampler" in complete("synthmed generate --sam")
+
+
+# ------------------------------------------------------------------------------------------ recipes and checkpoints
+
+
+def test_recipes_are_listed(run: Run) -> None:
+    table, listed = run("recipes", "list"), run("recipes", "list", "--json")
+    assert (table.code, listed.code, table.stderr + listed.stderr) == (0, 0, "")
+    assert all(name in table.stdout for name in recipe_names())
+    assert [recipe["name"] for recipe in json.loads(listed.stdout)] == recipe_names()
+
+
+def test_recipe_is_shown_with_meanings_and_changes(run: Run) -> None:
+    table = run("recipes", "show", "phantom-fundus", "--set", "diffusion.lr=3e-5", "--set", "diffusion.loss=l1")
+    assert table.code == 0
+    for word in ("diffusion.lr", "3e-05", "peak learning rate", "vae.widths", "[24, 48, 96]"):
+        assert word in table.stdout
+    shown = json.loads(run("recipes", "show", "phantom-fundus", "--set", "data.size=32", "--json").stdout)
+    assert (shown["name"], shown["data"]["size"], shown["vae"]["widths"]) == ("phantom-fundus", 32, [24, 48, 96])
+
+
+def test_unknown_recipe_names_the_nearest(run: Run) -> None:
+    failed(run("recipes", "show", "phantom-fundu"), 3, "unknown recipe: phantom-fundu (did you mean phantom-fundus?")
+    words = ("--data", "nowhere", "-o", "nowhere")
+    failed(run("train-autoencoder", "--recipe", "phantom-fundu", *words), 3, "did you mean phantom-fundus?")
+    failed(run("train-diffusion", "-r", "phantom-fundus", "--set", "x.y=1", *words), 3, "unknown key", ": x")
+
+
+def test_adversarial_stage_needs_a_trained_autoencoder(run: Run, tmp_path: Path) -> None:
+    words = ("train-autoencoder", "--recipe", "tiny", "--data", "nowhere", "-o", tmp_path)
+    failed(run(*words, "--autoencoder", "x"), 2, "--autoencoder without --adversarial")
+    failed(run(*words, "--adversarial"), 3, f"no trained autoencoder in {tmp_path}", "--autoencoder")
+    failed(run(*words, "--adversarial", "--autoencoder", "x"), 3, "no such autoencoder: x")
+
+
+@pytest.mark.parametrize("weights", [None, Path("vgg.safetensors")])
+def test_lpips_has_a_column_where_its_weights_are_given(
+    run: Run, tiny_model_file: Path, monkeypatch: pytest.MonkeyPatch, weights: Path | None
+) -> None:
+    from synthmed.generators.diffusion import reconstruction
+
+    def measured(paths: list[Path], *_: object, **options: object) -> reconstruction.ReconstructionReport:
+        assert (paths, options["vgg_weights"]) == ([tiny_model_file], weights)
+        lpips = None if weights is None else (0.25, 0.125)
+        row = reconstruction.ReconstructionRow("m", "test", "all", 3, (0.9, 0.1), (1e-3, 1e-4), (30.0, 2.0), lpips)
+        published = reconstruction.PUBLISHED["airogs"]
+        return reconstruction.ReconstructionReport((row,), "airogs", 256, 5, published, "sheet.png")
+
+    monkeypatch.setattr(reconstruction, "evaluate_autoencoders", measured)
+    words = ["evaluate-autoencoder", "--checkpoint", tiny_model_file, "--data", "shards"]
+    table = run(*words, *(["--vgg-weights", weights] if weights else []))
+    assert table.code == 0
+    assert "30.0 ± 2.0" in table.stdout
+    assert ("LPIPS (VGG-16)" in table.stdout) == ("0.250 ± 0.125" in table.stdout) == (weights is not None)
+
+
+def test_models_are_added_listed_and_shown(run: Run, tiny_model_file: Path) -> None:
+    added = json.loads(run("checkpoints", "add", tiny_model_file, "--json").stdout)
+    sha256 = hash_file(tiny_model_file)
+    assert added == {"dataset": "tiny", "kind": "pipeline", "path": str(tiny_model_file), "sha256": sha256}
+    listed = json.loads(run("checkpoints", "list", "--json").stdout)
+    assert (listed[0]["path"], listed[0]["sha256"], listed[0]["classes"]) == (
+        str(tiny_model_file),
+        sha256,
+        ["no-glaucoma", "glaucoma"],
+    )
+    shown = json.loads(run("checkpoints", "info", tiny_model_file, "--json").stdout)
+    assert (shown["sha256"], shown["size"]) == (sha256, 16)
+    assert shown["parameters"].keys() == {"autoencoder", "denoiser"}
+    assert sha256 in run("checkpoints", "info", tiny_model_file).stdout
+    assert "tiny" in run("checkpoints", "add", tiny_model_file).stdout
+    assert "no-glaucoma, glaucoma" in run("checkpoints", "list").stdout
+
+
+@pytest.fixture
+def checkpoint(lightning_file: Callable[..., Path]) -> Path:
+    """A checkpoint of the published code."""
+    return lightning_file(name="eye.ckpt", estimator_objective="x_0", clip_x0=True)
+
+
+def test_import_info_and_export(run: Run, checkpoint: Path, tiny_tensors: dict[str, Any], tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    words = ("--dataset", "my-eyes", "--classes", "sick, healthy", "--size", "16x24", "--json")
+    imported = json.loads(run("checkpoints", "import", checkpoint, *words).stdout)
+    path = tmp_path / "eye.safetensors"
+    assert imported == {"dataset": "my-eyes", "kind": "pipeline", "path": str(path), "sha256": hash_file(path)}
+    assert "16x24" in run("checkpoints", "list").stdout
+    shown = json.loads(run("checkpoints", "info", path, "--json").stdout)
+    assert (shown["size"], shown["classes"], shown["sha256"]) == ([16, 24], ["sick", "healthy"], hash_file(path))
+    assert shown["training"]["steps"] == 1234
+    assert shown["training"]["imported_sha256"] == hash_file(checkpoint)
+    assert shown["parameters"]["denoiser"] > 1000
+    table = {
+        line.split("│")[1].strip(): line for line in run("checkpoints", "info", path).stdout.splitlines() if "│" in line
+    }
+    for field, value in {
+        "unet.objective": "x_0",
+        "unet.clip_x_0": "True",
+        "unet.learned_variance": "False",
+        "unet.self_conditioning": "False",
+        "unet.conditional": "True",
+        "schedule.strategy": "scaled_linear",
+        "classes": "['sick', 'healthy']",
+        "training.steps": "1234",
+        "parameters.autoencoder": str(shown["parameters"]["autoencoder"]),
+        "sha256": hash_file(path),
+    }.items():
+        assert value in table[field]
+    assert run("checkpoints", "export", path, "-o", tmp_path / "back.safetensors").code == 0
+    back = load_file(tmp_path / "back.safetensors")
+    assert back.keys() == tiny_tensors.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in tiny_tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--size", "0"), 2, "--size 0: not a size"),
+        (("--size", "16x"), 2, "not a size"),
+        (("--size", "16x24x3"), 2, "not a size"),
+        (("--size", "16,24"), 2, "not a size"),
+        (("--size", "99999"), 2, "not a size"),
+        (("--size", "18"), 2, "--size 18: sides must be multiples of 4"),
+        (("--classes", "a,,b"), 2, "--classes a,,b"),
+        (("--classes", "a,a"), 2, "stands twice"),
+        (("--classes", "a,b,c"), 3, "has 2 classes, airogs has 3"),
+    ],
+)
+def test_imports_that_cannot_be(run: Run, checkpoint: Path, words: tuple[str, ...], code: int, message: str) -> None:
+    failed(run("checkpoints", "import", checkpoint, "--dataset", "airogs", *words), code, message)
+    assert not checkpoint.with_suffix(".safetensors").exists()
+
+
+def test_weights_that_are_not_finite_leave_no_file(
+    run: Run, lightning_file: Callable[..., Path], tiny_tensors: dict[str, Any], tmp_path: Path
+) -> None:
+    name = "latent_embedder.outc.conv.bias"
+    path = lightning_file(name="eye.ckpt", tensors={**tiny_tensors, name: tiny_tensors[name] * float("nan")})
+    result = run("checkpoints", "import", path, "--dataset", "airogs", "--size", "16")
+    failed(result, 3, f"eye.ckpt has weights that are not finite: {name}")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["eye.ckpt"]
+
+
+@pytest.mark.parametrize("command", ["info", "add"])
+def test_what_is_no_model_gives_code_3(run: Run, tmp_path: Path, command: str) -> None:
+    failed(run("checkpoints", command, tmp_path / "none"), 3, "no model file at")
+    (tmp_path / "a.safetensors").write_bytes(b"nothing")
+    failed(run("checkpoints", command, tmp_path / "a.safetensors"), 3, "is not a safetensors file")
+
+
+# -------------------------------------------------------------------------------------------------------- generate
+
+
+def test_generate_needs_a_model(run: Run, tmp_path: Path) -> None:
+    failed(run("generate", "-o", tmp_path / "out"), 2, "neither --dataset nor --checkpoint")
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_data_set_says_how_to_get_a_model(run: Run, tmp_path: Path) -> None:
+    result = run("generate", "--dataset", "airogs", "--label", "glaucoma", "-n", 4, "-o", tmp_path / "out")
+    failed(
+        result,
+        3,
+        "no pipeline for data set airogs",
+        "synthmed prepare airogs",
+        "train-diffusion",
+        "checkpoints add FILE",
+        "--checkpoint FILE",
+        "--dataset phantom-fundus",
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_label_lists_labels_and_aliases(run: Run, tmp_path: Path, tiny_model_file: Path) -> None:
+    words = ("generate", "--checkpoint", tiny_model_file, "--label", "glaucom", "-n", 4, "-o", tmp_path / "out")
+    failed(
+        run(*words), 2, "unknown label: 'glaucom'", "did you mean glaucoma?", "no-glaucoma (or NRG)", "glaucoma (or RG)"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_autoencoder_alone_cannot_generate(run: Run, tmp_path: Path, save_tiny_model: SaveTinyModel) -> None:
+    path = save_tiny_model(tmp_path / "a.safetensors", kind="autoencoder")
+    words = ("generate", "--checkpoint", path, "--balanced", "-n", 4, "-o", tmp_path / "out")
+    failed(run(*words), 3, "holds an autoencoder only", "train-diffusion")
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_reach_the_production_resolved(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model_file: Path
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def record(config: object, output: Path, **options: object) -> dict[str, Any]:
+        seen.update(config=config, output=output, **options)
+        return {"shards": 1}
+
+    monkeypatch.setattr("synthmed.production.run.generate", record)
+    run("checkpoints", "add", tiny_model_file)
+    words = ["--label", "rg=3", "--label", "no glaucoma=1", "--sampler", "dpmpp-2m", "--guidance", "2", "--seed", "9"]
+    result = run("generate", "--dataset", "tiny", *words, "-o", tmp_path / "out", "--batch-size", "2", "--json")
+    assert (result.code, json.loads(result.stdout)) == (0, {"shards": 1})
+    config = seen["config"]
+    assert (config.counts, config.seed, config.checkpoint) == ((1, 3), 9, tiny_model_file)
+    assert config.checkpoint_sha256 == hash_file(tiny_model_file)
+    assert config.sampler == SamplerConfig(sampler="dpmpp-2m", steps=20, eta=0.0, guidance_scale=2.0)
+    assert (seen["output"], seen["batch_size"], seen["device"], seen["overwrite"]) == (
+        tmp_path / "out",
+        2,
+        "auto",
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "number", "balanced", "counts"),
+    [
+        (["glaucoma"], 7, False, (0, 7)),
+        (["RG"], 7, False, (0, 7)),
+        (["nrg"], 7, False, (7, 0)),
+        (["No_Glaucoma"], 7, False, (7, 0)),
+        (["glaucoma=3"], None, False, (0, 3)),
+        (["glaucoma=3"], 3, False, (0, 3)),
+        (["RG=3", "NRG=5"], None, False, (5, 3)),
+        (["RG=3", "NRG=5"], 8, False, (5, 3)),
+        ([], 10, True, (5, 5)),
+        ([], 11, True, (6, 5)),
+        ([], 1, True, (1, 0)),
+    ],
+)
+def test_labels_and_numbers_become_counts(
+    tiny_config: ModelConfig, labels: list[str], number: int | None, balanced: bool, counts: tuple[int, ...]
+) -> None:
+    assert resolve_counts(tiny_config, labels, number, balanced) == counts
+
+
+def test_model_of_one_class_needs_a_number_alone(tiny_config: ModelConfig) -> None:
+    one = dataclasses.replace(tiny_config, classes=("image",), aliases={})
+    assert resolve_counts(one, [], 7, False) == (7,)
+    assert resolve_counts(one, ["image=3"], None, False) == (3,)
+    with pytest.raises(UsageError, match="how many images of image"):
+        resolve_counts(one, [], None, False)
+
+
+@pytest.mark.parametrize(
+    ("labels", "number", "balanced", "message"),
+    [
+        ([], None, False, "no --label is given .*labels: no-glaucoma, glaucoma"),
+        ([], 5, False, "no --label is given"),
+        ([], None, True, "--balanced needs -n"),
+        (["RG"], 5, True, "--balanced needs -n and no --label"),
+        (["RG"], None, False, "how many images of RG"),
+        (["RG", "NRG"], 5, False, "how many images of RG"),
+        (["RG=3", "NRG"], 5, False, "how many images of NRG"),
+        (["RG=3", "glaucoma=4"], None, False, "label glaucoma is given twice"),
+        (["RG=3", "NRG=4"], 8, False, "-n 8 but the labels add up to 7"),
+        (["RG=0"], None, False, "RG=0: not a number of images"),
+        (["RG=-1"], None, False, "not a number of images"),
+        (["RG=1.5"], None, False, "not a number of images"),
+        (["RG="], None, False, "not a number of images"),
+        (["cat=3"], None, False, "unknown label: 'cat'"),
+        (["=3"], None, False, "unknown label: ''"),
+    ],
+)
+def test_options_that_do_not_go_together_are_usage_errors(
+    tiny_config: ModelConfig, labels: list[str], number: int | None, balanced: bool, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve_counts(tiny_config, labels, number, balanced)
+
+
+def test_sampler_settings_are_the_models_own_unless_said(tiny_config: ModelConfig) -> None:
+    own = SamplerConfig(sampler="ddim", steps=30, eta=0.5, guidance_scale=3.0)
+    model = dataclasses.replace(tiny_config, sampler=own)
+    assert resolve_sampler(model, None, None, None, None) == own
+    assert resolve_sampler(model, "ddim", None, None, None) == own
+    assert resolve_sampler(model, None, 10, 0.0, 1.0) == SamplerConfig("ddim", 10, 0.0, 1.0)
+
+
+def test_other_sampler_brings_its_usual_settings(tiny_config: ModelConfig) -> None:
+    ddim = dataclasses.replace(tiny_config, sampler=SamplerConfig("ddim", 30, 0.5, 3.0))
+    assert resolve_sampler(ddim, "dpmpp-2m", None, None, None) == SamplerConfig("dpmpp-2m", 20, 0.0, 3.0)
+    assert resolve_sampler(ddim, "dpmpp-2m", 12, None, None) == SamplerConfig("dpmpp-2m", 12, 0.0, 3.0)
+    dpm = dataclasses.replace(tiny_config, sampler=SamplerConfig("dpmpp-2m", 15, 0.0, 2.0))
+    assert resolve_sampler(dpm, "ddim", None, None, None) == SamplerConfig("ddim", 150, 1.0, 2.0)
+
+
+def test_settings_that_the_sampler_cannot_follow_are_usage_errors(tiny_config: ModelConfig) -> None:
+    with pytest.raises(UsageError, match="dpmpp-2m has no eta"):
+        resolve_sampler(tiny_config, "dpmpp-2m", None, 0.5, None)
+    with pytest.raises(UsageError, match="guidance_scale is nan"):
+        resolve_sampler(tiny_config, None, None, None, float("nan"))
+    short = dataclasses.replace(tiny_config, schedule=ScheduleConfig(num_timesteps=50))
+    with pytest.raises(UsageError, match=r"--steps 51 \(the model has 50 timesteps\)"):
+        resolve_sampler(short, None, 51, None, None)

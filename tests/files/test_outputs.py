@@ -1,0 +1,275 @@
+"""Atomic files, the claim on an output folder, and signals."""
+
+import errno
+import json
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synthmed.errors import DataError, DeviceError, Interrupted, ResumeError
+from synthmed.files.atomic import atomic_file, atomic_path, write_bytes, write_json
+from synthmed.files.content import hash_json, read_json
+from synthmed.files.locks import claim_file
+from synthmed.files.outputs import open_output
+from synthmed.runtime.signals import StopSignal
+
+CONFIG = {"seed": 1, "sampler": {"steps": 20, "eta": 0.0}, "classes": ["a", "b"]}
+
+
+def fail_with(number: int) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def claim(folder: Path, config: dict[str, Any] | None = None, overwrite: bool = False) -> bool:
+    return open_output(folder, config or CONFIG, name=".synthmed/run.json", overwrite=overwrite)
+
+
+def test_file_is_not_visible_before_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.bin"
+    with atomic_file(path) as file:
+        file.write(b"half")
+        file.flush()
+        assert not path.exists()
+        (part,) = path.parent.iterdir()
+        assert re.fullmatch(r"a\.bin\.[0-9a-f]{8}\.part", part.name)
+    assert path.read_bytes() == b"half"
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.bin"]
+
+
+def test_old_file_stays_whole_until_the_new_one_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    write_bytes(path, b"old")
+    with atomic_file(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("error", [ValueError("bug"), KeyboardInterrupt(), Interrupted(signal.SIGINT, "")])
+def test_failed_write_leaves_the_old_file_and_no_part(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "a.bin"
+    write_bytes(path, b"old")
+    with pytest.raises(type(error)), atomic_file(path) as file:
+        file.write(b"half of the new")
+        raise error
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.bin"]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "the disk is full (free some space"),
+        (errno.EDQUOT, "the disk quota is used up"),
+        (errno.EROFS, "the file system is read-only"),
+        (errno.EACCES, "no permission to write"),
+        (errno.EIO, "the disk failed"),
+    ],
+)
+@pytest.mark.parametrize("where", ["mkdir", "write", "fsync", "rename"])
+def test_disk_errors_name_file_and_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, number: int, words: str
+) -> None:
+    path = tmp_path / "folder" / "a.bin"
+    if where == "mkdir":
+        monkeypatch.setattr(Path, "mkdir", fail_with(number))
+    elif where != "write":
+        monkeypatch.setattr(os, {"fsync": "fsync", "rename": "replace"}[where], fail_with(number))
+    with pytest.raises(DeviceError) as caught, atomic_file(path) as file:
+        file.write(b"data")
+        if where == "write":
+            fail_with(number)()
+    monkeypatch.undo()
+    assert f"cannot write {path}: {words}" in str(caught.value)
+    assert caught.value.exit_code == 4
+    assert not path.parent.exists() or list(path.parent.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_full_disk_is_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="the disk is full"), atomic_path(tmp_path / "a.bin") as part:
+        part.unlink()
+        part.symlink_to("/dev/full")
+        part.write_bytes(b"data")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_in_the_way_of_a_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "a.json", tmp_path / "file" / "deep" / "a.json"):
+        with pytest.raises(DeviceError, match="a part of the path is a file"):
+            write_json(path, {})
+
+
+def test_folder_in_the_way_of_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(DeviceError, match="there is a folder of that name"):
+        write_json(tmp_path / "a.json", {})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_other_system_errors_keep_their_trace(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)), atomic_file(tmp_path / "a"):
+        fail_with(errno.EINVAL)()
+
+
+def test_json_is_written_in_a_fixed_form(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": 1, "a": [1.5, "é"]})
+    write_json(tmp_path / "b.json", {"a": [1.5, "é"], "b": 1})
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert read_json(tmp_path / "a.json") == {"a": [1.5, "é"], "b": 1}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 200_000])
+def test_broken_json_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"cannot read .*a\.json as JSON"):
+        read_json(tmp_path / "a.json")
+
+
+def test_missing_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no such file: .*a\.json"):
+        read_json(tmp_path / "a.json")
+
+
+def test_hash_of_json_ignores_the_order_of_keys_alone() -> None:
+    assert hash_json({"a": 1, "b": {"c": 2, "d": 3}}) == hash_json({"b": {"d": 3, "c": 2}, "a": 1})
+    assert hash_json([1, 2]) != hash_json([2, 1])
+    assert hash_json({"a": 1}) != hash_json({"a": 2})
+
+
+def test_new_folder_is_claimed_and_the_same_settings_resume(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "out"
+    assert claim(folder) is False
+    assert json.loads((folder / ".synthmed" / "run.json").read_text()) == CONFIG
+    (folder / "work").touch()
+    assert claim(folder) is True
+    assert claim(folder, {**CONFIG, "classes": ("a", "b")}) is True  # a tuple is stored as a list
+    assert claim(folder, overwrite=True) is True
+    assert (folder / "work").exists()
+
+
+def test_empty_folder_is_claimed(tmp_path: Path) -> None:
+    assert claim(tmp_path) is False
+
+
+def test_resume_names_each_differing_field_with_both_values(tmp_path: Path) -> None:
+    claim(tmp_path)
+    other = {"seed": 2, "sampler": {"steps": 20, "eta": 1.0}, "classes": ["a"], "size": 64}
+    with pytest.raises(ResumeError) as caught:
+        claim(tmp_path, other)
+    message = str(caught.value)
+    for part in (
+        str(tmp_path),
+        "seed: 1 there, 2 asked for",
+        "sampler.eta: 0.0 there, 1.0 asked for",
+        'classes: ["a", "b"] there, ["a"] asked for',
+        "size: null there, 64 asked for",
+        "--overwrite",
+    ):
+        assert part in message
+    assert "steps" not in message
+    assert read_json(tmp_path / ".synthmed" / "run.json") == CONFIG
+
+
+def test_overwrite_clears_the_work_of_other_settings(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").touch()
+    folder = tmp_path / "out"
+    claim(folder)
+    (folder / "train-000000.tar").touch()
+    (folder / "sub").mkdir()
+    (folder / "sub" / "old").touch()
+    (folder / "link").symlink_to(outside)
+    assert claim(folder, {"seed": 2}, overwrite=True) is False
+    assert [entry.relative_to(folder).as_posix() for entry in sorted(folder.rglob("*"))] == [
+        ".synthmed",
+        ".synthmed/run.json",
+    ]
+    assert read_json(folder / ".synthmed" / "run.json") == {"seed": 2}
+    assert (outside / "kept").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_foreign_folder_is_refused_whatever_is_said(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ResumeError, match="is not empty and was not made by this command"):
+        claim(tmp_path, overwrite=overwrite)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_part_that_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    claim(tmp_path)
+    with atomic_file(tmp_path / "shard.tar") as file:
+        file.write(b"half")
+        assert claim(tmp_path) is True
+        file.write(b" whole")
+    assert (tmp_path / "shard.tar").read_bytes() == b"half whole"
+
+
+def test_claim_killed_half_way_does_not_block_the_same_command(tmp_path: Path) -> None:
+    (tmp_path / ".synthmed").mkdir()
+    (tmp_path / ".synthmed" / "run.json.part").write_bytes(b'{"see')
+    assert claim(tmp_path) is False
+    assert [entry.name for entry in (tmp_path / ".synthmed").iterdir()] == ["run.json"]
+
+
+def test_file_is_not_taken_for_an_output_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(ResumeError, match="is not a folder"):
+        claim(tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out").read_text() == "a file"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_first_signal_waits_for_a_good_moment(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with StopSignal() as stop:
+        stop.check("nothing")
+        signal.raise_signal(number)
+        assert stop.received == number
+        with pytest.raises(Interrupted, match="step 7 is on disk") as caught:
+            stop.check("step 7 is on disk")
+    assert caught.value.exit_code == 128 + number
+    assert signal.getsignal(number) is before
+
+
+def test_second_signal_ends_the_work_at_once() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted, match="SIGTERM: stopped at once") as caught, StopSignal():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("the second signal passed unnoticed")
+    assert caught.value.exit_code == 143
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_claim_is_one_processs_until_it_ends(tmp_path: Path) -> None:
+    lock = tmp_path / "new" / "a.lock"
+    with claim_file(lock) as mine:
+        with claim_file(lock) as theirs, claim_file(tmp_path / "b.lock") as other:
+            assert (mine, theirs, other) == (True, False, True)
+        with claim_file(lock) as theirs:
+            assert not theirs
+    with claim_file(lock) as mine:
+        assert mine
+
+
+def test_what_cannot_be_locked_is_everybodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with claim_file(tmp_path / "a") as first, claim_file(tmp_path / "a") as second:
+        assert first
+        assert second

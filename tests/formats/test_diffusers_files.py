@@ -1,0 +1,439 @@
+"""Stable Diffusion's autoencoder as a first stage: parity with diffusers, all commands, and files that are refused."""
+
+import dataclasses
+import json
+import resource
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from synthmed.cli import evaluate_autoencoder as evaluate_command
+from synthmed.cli import generate as generate_command
+from synthmed.cli import library, train
+from synthmed.config.recipes import load_recipe
+from synthmed.config.tables import to_dict
+from synthmed.data.pixels import to_float, to_unit
+from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
+from synthmed.data.sets.shard_images import ShardImages
+from synthmed.data.shards.read import open_folder
+from synthmed.errors import CheckpointError, DataError, RecipeError
+from synthmed.formats.diffusers_files import AutoencoderKLConfig, find_weights, read_config_beside
+from synthmed.formats.model_files import (
+    ModelConfig,
+    count_parameters,
+    hash_model,
+    load_tensors,
+    read_config,
+    save_model,
+)
+from synthmed.generators import registry
+from synthmed.generators.diffusion.config import VaeConfig
+from synthmed.generators.diffusion.medfusion import export_state_dict
+from synthmed.generators.diffusion.pipeline import load_pipeline
+from synthmed.generators.diffusion.reconstruction import evaluate_autoencoders
+from synthmed.generators.diffusion.training.stages import StageRequest, find_autoencoder, train_diffusion
+from synthmed.phantoms.release import phantom_release
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+ARGUMENTS: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D", "DownEncoderBlock2D"),
+    "up_block_types": ("UpDecoderBlock2D", "UpDecoderBlock2D"),
+    "block_out_channels": (8, 16),
+    "norm_num_groups": 4,
+    "latent_channels": 4,
+}
+# The config.json of the weights that the paper used: it names neither `use_quant_conv` nor other later arguments.
+PUBLISHED = {
+    "_class_name": "AutoencoderKL",
+    "_diffusers_version": "0.4.2",
+    "act_fn": "silu",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "in_channels": 3,
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "out_channels": 3,
+    "sample_size": 256,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+}
+SaveAutoencoder = Callable[..., Any]
+
+
+@pytest.fixture
+def save_autoencoder() -> SaveAutoencoder:
+    """A function that has diffusers save a small random network in a folder, and returns it."""
+    diffusers = pytest.importorskip("diffusers")
+
+    def save(folder: Path, **changes: Any) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = diffusers.AutoencoderKL(**{**ARGUMENTS, **changes}).eval()
+        network.save_pretrained(folder)
+        return network
+
+    return save
+
+
+@pytest.fixture
+def folder(tmp_path: Path, save_autoencoder: SaveAutoencoder) -> Path:
+    """Diffusers' folder of a small autoencoder; a test may break it."""
+    save_autoencoder(tmp_path / "sd")
+    return tmp_path / "sd"
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shards"
+    prepare_release(phantom_release(40), folder, PrepareConfig(size=32))
+    return folder
+
+
+def write_config(folder: Path, **table: Any) -> Path:
+    """Write a config.json beside weights that nobody looks at, and return the weights."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL", **table}))
+    save_file({"x": torch.zeros(1)}, folder / WEIGHTS)
+    return folder / WEIGHTS
+
+
+def change_tensors(weights: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(weights)
+    change(tensors)
+    save_file(tensors, weights)
+
+
+def images(channels: int = 3, size: int = 32) -> torch.Tensor:
+    return torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"scaling_factor": 0.5, "shift_factor": 0.25, "latents_mean": [1.0] * 4, "force_upcast": False},
+        {"in_channels": 1, "out_channels": 1},
+        {"use_quant_conv": False, "use_post_quant_conv": False, "latent_channels": 8},
+        {"mid_block_add_attention": False, "layers_per_block": 2, "act_fn": "gelu"},
+        {
+            "down_block_types": ("AttnDownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"),
+            "up_block_types": ("UpDecoderBlock2D", "UpDecoderBlock2D", "AttnUpDecoderBlock2D"),
+            "block_out_channels": (4, 8, 8),
+        },
+    ],
+)
+def test_moments_and_images_are_those_of_diffusers(
+    tmp_path: Path, save_autoencoder: SaveAutoencoder, changes: dict[str, Any]
+) -> None:
+    """No scaling factor counts: the latents' scale is measured."""
+    network = save_autoencoder(tmp_path / "sd", **changes)
+    model = load_pipeline(registry.resolve_path(tmp_path / "sd"))
+    batch = images(model.config.vae.image_channels)
+    with torch.no_grad():
+        posterior = network.encode(batch).latent_dist
+        decoded = network.decode(posterior.mean).sample
+    mean, log_variance = model.moments(batch)
+    assert mean.shape[2] == 32 // model.autoencoder.downsampling
+    torch.testing.assert_close(mean, posterior.mean)
+    torch.testing.assert_close(log_variance, posterior.logvar)
+    torch.testing.assert_close(model.decode(mean), decoded)
+    assert not model.autoencoder.training
+    assert not any(parameter.requires_grad for parameter in model.autoencoder.parameters())
+
+
+def test_attention_under_its_old_names_is_read(folder: Path) -> None:
+    """As in the weights that the paper used: query, key, value and proj_attn."""
+    expected = load_pipeline(folder / WEIGHTS).moments(images())
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if ".attentions." in name]:
+            renamed = name
+            for new_part, old_part in old.items():
+                renamed = renamed.replace(f".{new_part}.", f".{old_part}.")
+            tensors[renamed] = tensors.pop(name)
+
+    change_tensors(folder / WEIGHTS, rename)
+    assert "encoder.mid_block.attentions.0.proj_attn.bias" in load_file(folder / WEIGHTS)
+    assert all(map(torch.equal, load_pipeline(folder / WEIGHTS).moments(images()), expected))
+
+
+def test_published_configuration_builds_the_published_network(tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    from synthmed.generators.diffusion.networks.stable_diffusion import StableDiffusionAutoencoder
+
+    config = read_config_beside(write_config(tmp_path / "sd", **PUBLISHED))
+    assert config is not None
+    with torch.device("meta"):
+        network = StableDiffusionAutoencoder(config)
+    assert network.downsampling == 8
+    assert sum(parameter.numel() for parameter in network.parameters()) == 83_653_863
+
+
+def test_folder_pipeline_folder_and_file_are_the_same_model(tmp_path: Path, folder: Path) -> None:
+    shutil.copytree(folder, tmp_path / "pipeline" / "vae")
+    (tmp_path / "pipeline" / "unet").mkdir()
+    found = [registry.resolve_path(path) for path in (folder, tmp_path / "pipeline", folder / WEIGHTS)]
+    assert found == [folder / WEIGHTS, tmp_path / "pipeline" / "vae" / WEIGHTS, folder / WEIGHTS]
+    assert [find_autoencoder(tmp_path / "run", path) for path in (folder, tmp_path / "pipeline")] == found[:2]
+    assert len({hash_model(path) for path in found}) == 1
+    config = read_config(found[0])
+    assert (config.kind, config.any_size, config.vae.downsampling) == ("autoencoder", True, 2)
+    (folder / WEIGHTS).rename(folder / "diffusion_pytorch_model.fp16.safetensors")
+    assert find_weights(folder) == folder / "diffusion_pytorch_model.fp16.safetensors"
+
+
+def test_hash_covers_the_configuration(tmp_path: Path) -> None:
+    """The same weights compute something else with another activation."""
+    weights = write_config(tmp_path / "sd", **PUBLISHED)
+    before = hash_model(weights)
+    write_config(tmp_path / "sd", **{**PUBLISHED, "act_fn": "relu"})
+    assert hash_model(weights) != before
+    write_config(tmp_path / "sd", **{**PUBLISHED, "_diffusers_version": "0.42.1", "scaling_factor": 1.0})
+    assert hash_model(weights) == before
+
+
+def test_run_folder_of_ours_is_not_taken_for_one_of_diffusers(tmp_path: Path, save_tiny_model: Any) -> None:
+    """It has a config.json beside the model file, too."""
+    path = save_tiny_model(tmp_path / "model.safetensors", kind="autoencoder")
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL", **PUBLISHED}))
+    assert isinstance(read_config(path).vae, VaeConfig)
+    (tmp_path / "config.json").write_text(json.dumps({"recipe": "tiny", "vae": {}}))
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="not a model file of synthmed"):
+        read_config(path)
+
+
+def test_models_of_both_kinds_are_compared_at_one_size(
+    tmp_path: Path, folder: Path, shards: Path, tiny_model_file: Path
+) -> None:
+    checkpoints = [tiny_model_file, folder / WEIGHTS]
+    report = evaluate_autoencoders(checkpoints, shards, tmp_path / "out", splits=["test"], device="cpu")
+    assert report.size == 16
+    assert [(row.checkpoint, row.label, row.images) for row in report.rows] == [
+        (str(path), label, count)
+        for path in checkpoints
+        for label, count in (("all", 12), ("no-glaucoma", 6), ("glaucoma", 6))
+    ]
+    model = load_pipeline(folder / WEIGHTS)
+    original = to_float(ShardImages(open_folder(shards, "test"), size=16).load(range(12)))
+    errors = (to_unit(model.decode(model.moments(original)[0])) - to_unit(original)).pow(2).mean(dim=(1, 2, 3))
+    assert report.rows[3].mse[0] == pytest.approx(errors.mean().item(), rel=1e-4)
+
+
+def test_autoencoder_of_any_size_is_measured_at_the_size_of_the_data(
+    tmp_path: Path, folder: Path, shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def size(asked: int | None) -> int:
+        evaluate_command.evaluate_autoencoder(
+            [folder], shards, tmp_path / "out", splits=["test"], size=asked, device="cpu", as_json=True
+        )
+        return json.loads(capsys.readouterr().out)["size"]
+
+    assert size(None) == 32
+    assert size(24) == 24
+
+
+def test_sizes_and_channels_that_do_not_fit_are_refused(
+    tmp_path: Path, folder: Path, shards: Path, tiny_model_file: Path, save_autoencoder: SaveAutoencoder
+) -> None:
+    def refused(*checkpoints: Path, match: str, **words: Any) -> None:
+        with pytest.raises(DataError, match=match):
+            evaluate_autoencoders(checkpoints, shards, tmp_path / "out", device="cpu", **words)
+
+    refused(folder / WEIGHTS, size=33, match=r"down-samples by 2, the images have 33 pixels \(choose a multiple")
+    refused(folder / WEIGHTS, tiny_model_file, size=32, match=r"different sizes: \[\(16, 16\), \(32, 32\)\] pixels")
+    save_autoencoder(tmp_path / "grey", in_channels=1, out_channels=1)
+    refused(folder / WEIGHTS, tmp_path / "grey" / WEIGHTS, match="some of the models are for grey images")
+
+
+CHANGES = ["diffusion.steps=4", "diffusion.preview_every=4", "diffusion.validate_every=4", "diffusion.batch_size=4"]
+
+
+def test_pipeline_trained_on_it_is_one_file_that_generates(
+    tmp_path: Path, folder: Path, shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train.train_diffusion("tiny", shards, run, autoencoder=folder, changes=CHANGES, device="cpu", as_json=True)
+    path = Path(json.loads(capsys.readouterr().out)["model"])
+    first_stage = load_pipeline(folder / WEIGHTS)
+    trained = ShardImages(open_folder(shards, "train"), size=32)
+    means, _ = first_stage.moments(to_float(trained.load(range(len(trained)))))
+    config = read_config(path)
+    assert config.latent_scale == pytest.approx(1 / means.double().std().item(), rel=1e-4)
+    assert config.vae == first_stage.config.vae
+    assert (config.kind, config.size, config.any_size) == ("pipeline", 32, False)
+    assert (run / "diffusion" / "previews" / "step-0000004.png").is_file()
+    assert count_parameters(path)["autoencoder"] == count_parameters(folder / WEIGHTS)["autoencoder"] > 0
+    stored = load_tensors(path)
+    assert all(torch.equal(stored[name], tensor) for name, tensor in load_tensors(folder / WEIGHTS).items())
+
+    shutil.rmtree(folder)
+    shutil.rmtree(run / "latents")
+    words: dict[str, Any] = {"device": "cpu", "balanced": True, "number": 4, "as_json": True}
+    generate_command.generate(tmp_path / "out", dataset="phantom-fundus", **words)
+    found = json.loads(capsys.readouterr().out)
+    assert found["checkpoint"] == str(path)
+    assert found["images"] == {"no-glaucoma": 2, "glaucoma": 2}
+    made = ShardImages(open_folder(tmp_path / "out", "train"))
+    assert (len(made), made.size) == (4, 32)
+
+    library.show_checkpoint(path, as_json=True)
+    assert json.loads(capsys.readouterr().out)["vae"]["build"] == "AutoencoderKL"
+
+
+def test_latents_are_encoded_again_for_other_weights(tmp_path: Path, folder: Path, shards: Path) -> None:
+    def caches(run: Path) -> set[str]:
+        recipe = load_recipe("tiny", ["diffusion.steps=1", "diffusion.preview_every=0", "diffusion.latents=sample"])
+        train_diffusion(StageRequest(recipe, shards, run, device="cpu"), folder / WEIGHTS)
+        return {path.name for path in (run / "latents").iterdir()}
+
+    first, again = caches(tmp_path / "first"), caches(tmp_path / "again")
+    assert first == again
+    change_tensors(folder / WEIGHTS, lambda tensors: tensors["encoder.conv_in.bias"].add_(1))
+    assert not first & caches(tmp_path / "other")
+
+
+def test_size_that_the_autoencoder_would_change_is_refused(tmp_path: Path, folder: Path, shards: Path) -> None:
+    request = StageRequest(load_recipe("tiny", ["data.size=31"]), shards, tmp_path / "run", device="cpu")
+    with pytest.raises(RecipeError, match=r"data.size 31 is not a multiple of the down-sampling 2"):
+        train_diffusion(request, folder / WEIGHTS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_can_be_shown_and_halved_but_not_registered(
+    tmp_path: Path, folder: Path, synthmed_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library.show_checkpoint(folder, as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["kind"], facts["size"], facts["vae"]["build"]) == ("autoencoder", "any", "AutoencoderKL")
+    library.halve_checkpoint(folder, tmp_path / "half.safetensors")
+    assert read_config(tmp_path / "half.safetensors").any_size
+    latents = torch.ones(1, 4, 4, 4)
+    whole, halved = (load_pipeline(path).decode(latents) for path in (folder / WEIGHTS, tmp_path / "half.safetensors"))
+    assert (halved - whole).abs().max() < 0.01
+    with pytest.raises(CheckpointError, match="of no data set"):
+        registry.register(synthmed_home, folder / WEIGHTS)
+
+
+def test_missing_package_is_named_with_the_way_to_get_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(CheckpointError, match=r"needs the package diffusers.*pip install 'synthmed\[diffusers\]'"):
+        load_pipeline(folder / WEIGHTS)
+
+
+def test_pickles_are_refused_with_the_way_to_convert_them(folder: Path) -> None:
+    pickle = folder / "diffusion_pytorch_model.bin"
+    (folder / WEIGHTS).rename(pickle)
+    for path in (folder, pickle):
+        with pytest.raises(CheckpointError, match=r"model\.bin is a pickle.*save_pretrained"):
+            registry.resolve_path(path)
+        with pytest.raises(CheckpointError, match=r"model\.bin is a pickle"):
+            find_autoencoder(folder / "run", path)
+
+
+def test_weights_without_their_configuration_are_refused(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"needs its config\.json beside it"):
+        load_pipeline(folder / WEIGHTS)
+
+
+def test_weights_that_do_not_fit_are_refused(folder: Path) -> None:
+    def refused(change: Callable[[dict[str, torch.Tensor]], object], message: str) -> None:
+        whole = (folder / WEIGHTS).read_bytes()
+        change_tensors(folder / WEIGHTS, change)
+        with pytest.raises(CheckpointError, match=message):
+            load_pipeline(folder / WEIGHTS)
+        (folder / WEIGHTS).write_bytes(whole)
+
+    name = "decoder.conv_in.bias"
+    refused(lambda tensors: tensors.update({name: torch.zeros(3)}), rf"{name} has shape \[3\].*wants \[16\]")
+    refused(lambda tensors: tensors.update({name: torch.full((16,), torch.nan)}), f"not finite: {name}")
+    refused(lambda tensors: tensors.pop(name), f"lacks the tensor latent_embedder.{name}")
+    refused(lambda tensors: tensors.update({"more": torch.zeros(1)}), "has no place for: latent_embedder.more")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"_class_name": "VQModel"}, "is of 'VQModel'"),
+        ({"_class_name": ["AutoencoderKL"]}, "only AutoencoderKL is supported"),
+        ({"colour": 1}, "unknown key in config.json: colour"),
+        ({"build": "medfusion"}, "build is 'medfusion'"),
+        ({"act_fn": "tanh"}, "act_fn is 'tanh'"),
+        ({"in_channels": 4}, "in_channels is 4 and out_channels 3"),
+        ({"in_channels": 1}, "both must be 1, or both 3"),
+        ({"block_out_channels": [64, 128]}, "there must be as many of each"),
+        ({"block_out_channels": [65]}, "multiples of norm_num_groups = 32"),
+        ({"block_out_channels": [1 << 40]}, "it must be in 1 .. 16384"),
+        ({"norm_num_groups": 0}, "norm_num_groups is 0"),
+        ({"latent_channels": -1}, "latent_channels is -1"),
+        ({"layers_per_block": 10**9}, "layers_per_block is 1000000000"),
+        ({"layers_per_block": "2"}, "layers_per_block is '2'"),
+        ({"down_block_types": ["os.system"]}, "down_block_types is 'os.system'"),
+        (
+            {
+                "block_out_channels": [32] * 9,
+                "down_block_types": ["DownEncoderBlock2D"] * 9,
+                "up_block_types": ["UpDecoderBlock2D"] * 9,
+            },
+            "the number of block_out_channels is 9",
+        ),
+    ],
+)
+def test_configuration_that_is_not_valid_is_named(tmp_path: Path, table: dict[str, Any], message: str) -> None:
+    weights = write_config(tmp_path / "sd", **table)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_pipeline(weights)
+    assert str(weights.with_name("config.json")) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[" * 200_000, b"\xff", b" " * (1 << 20) + b"{}"])
+def test_broken_configuration_is_named(tmp_path: Path, content: bytes) -> None:
+    weights = write_config(tmp_path / "sd")
+    weights.with_name("config.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"cannot read .*config\.json"):
+        read_config(weights)
+
+
+def test_header_of_a_model_file_is_checked_like_a_configuration(tmp_path: Path, tiny_config: ModelConfig) -> None:
+    def refused(vae: dict[str, Any], message: str) -> None:
+        header = {"format_version": 1, "config": {**to_dict(tiny_config), "vae": vae}}
+        path = tmp_path / "model.safetensors"
+        save_file({"x": torch.zeros(1)}, path, metadata={"synthmed": json.dumps(header)})
+        with pytest.raises(CheckpointError, match=f"the configuration in {path} is not valid: .*{message}"):
+            load_pipeline(path)
+
+    refused({"build": "AutoencoderTiny"}, "build is 'AutoencoderTiny'")
+    refused({"build": ["AutoencoderKL"]}, "build is ")
+    refused({"build": "AutoencoderKL", "widths": [8]}, "unknown key in model.safetensors: vae: widths")
+    refused({"build": "AutoencoderKL", "layers_per_block": 10**9}, "layers_per_block is 1000000000")
+
+
+def test_small_file_that_declares_a_huge_network_takes_no_memory(tmp_path: Path, tiny_config: ModelConfig) -> None:
+    pytest.importorskip("diffusers")
+    vae = AutoencoderKLConfig(block_out_channels=(16_384,))
+    path = tmp_path / "greedy.safetensors"
+    save_model(path, dataclasses.replace(tiny_config, vae=vae), {"x": torch.zeros(1)})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match="lacks the tensor latent_embedder"):
+        load_pipeline(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
+
+
+def test_embedded_model_has_medfusions_autoencoder() -> None:
+    model = load_pipeline(registry.embedded_model("phantom-fundus"))
+    assert isinstance(model.config.vae, VaeConfig)
+    assert model.autoencoder.downsampling == model.config.vae.downsampling
+
+
+def test_nothing_is_exported_under_medfusions_names(tiny_config: ModelConfig) -> None:
+    config = dataclasses.replace(tiny_config, vae=AutoencoderKLConfig(), latent_scale=1.0)
+    with pytest.raises(CheckpointError, match="for which Medfusion has no names"):
+        export_state_dict(config, {})

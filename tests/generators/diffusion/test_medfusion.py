@@ -1,0 +1,275 @@
+"""Importing checkpoints of the published code, every variant that it can write, and the way back."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from synthmed.data.datasets import AIROGS, find_dataset, folder_info
+from synthmed.errors import CheckpointError, UsageError
+from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, load_tensors, read_config, save_model
+from synthmed.generators.diffusion.config import ScheduleConfig, VaeConfig
+from synthmed.generators.diffusion.medfusion import export_state_dict, import_checkpoint
+from synthmed.generators.diffusion.pipeline import load_pipeline
+from synthmed.generators.diffusion.schedule import build_schedule
+
+OUT = DENOISER_PREFIX + "outc.conv.conv."
+FIRST = DENOISER_PREFIX + "in_conv.conv.weight"
+
+
+def state(edit):
+    """Return a change of a checkpoint that edits its state dict."""
+    return lambda checkpoint: edit(checkpoint["state_dict"])
+
+
+def imported(path: Path, target: Path, **options):
+    """Import a checkpoint, save it and load what was saved."""
+    config, tensors = import_checkpoint(path, AIROGS, **{"size": 16, **options})
+    save_model(target, config, tensors)
+    return load_pipeline(target)
+
+
+# ------------------------------------------------------------------------------------------------------- what is read
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_import_gives_the_same_tensors_and_the_whole_configuration(lightning_file, tiny_tensors, tmp_path, legacy):
+    config, tensors = import_checkpoint(lightning_file(legacy=legacy), AIROGS, size=16)
+    assert config.classes == ("no-glaucoma", "glaucoma")
+    assert config.unet.widths == (8, 8, 16)
+    assert isinstance(config.vae, VaeConfig)
+    assert config.vae.widths == (8, 8, 16)
+    assert config.latent_scale == 1
+    assert config.schedule == ScheduleConfig()
+    assert config.training["steps"] == 1234
+    assert len(config.training["imported_sha256"]) == 64
+    assert tensors.keys() == tiny_tensors.keys()
+    assert all(torch.equal(tensors[name], tiny_tensors[name]) for name in tensors)
+    save_model(tmp_path / "imported.safetensors", config, tensors)
+    images = load_pipeline(tmp_path / "imported.safetensors").sample([0, 1], seeds=[1, 2], steps=2)
+    assert images.shape == (2, 3, 16, 16)
+
+
+def test_autoencoder_alone_and_inside_a_vaegan(lightning_file):
+    def only_vae(prefix):
+        def change(checkpoint):
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {
+                prefix + name.removeprefix(AUTOENCODER_PREFIX): tensor
+                for name, tensor in state.items()
+                if name.startswith(AUTOENCODER_PREFIX)
+            } | {"discriminator.0.weight": torch.zeros(2), prefix + "logvar": torch.zeros(())}
+            checkpoint["hyper_parameters"] = {"strides": [1, 2, 2]}
+
+        return change
+
+    for prefix in ("", "vqvae."):
+        config, tensors = import_checkpoint(lightning_file(only_vae(prefix)), AIROGS, size=16)
+        assert config.kind == "autoencoder"
+        assert all(name.startswith(AUTOENCODER_PREFIX) for name in tensors)
+        assert not any(word in name for name in tensors for word in ("perceiver", "discriminator", "logvar"))
+
+
+def test_pipeline_without_autoencoder_takes_it_from_its_own_file(lightning_file):
+    def without(checkpoint):
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: value for name, value in state.items() if name.startswith(DENOISER_PREFIX)}
+
+    bare = lightning_file(without, "bare.ckpt")
+    with pytest.raises(CheckpointError, match="--vae"):
+        import_checkpoint(bare, AIROGS)
+    config, tensors = import_checkpoint(bare, AIROGS, vae=lightning_file())
+    assert config.kind == "pipeline"
+    assert any(name.startswith(AUTOENCODER_PREFIX) for name in tensors)
+
+
+def test_averaged_weights_are_those_that_medfusion_samples_with(lightning_file):
+    def average(tensors):
+        for name in [name for name in tensors if name.startswith(DENOISER_PREFIX)]:
+            tensors["ema_model.averaged_model." + name.removeprefix(DENOISER_PREFIX)] = tensors[name] + 1
+
+    _, tensors = import_checkpoint(lightning_file(state(average)), AIROGS, size=16)
+    _, plain = import_checkpoint(lightning_file(name="plain.ckpt"), AIROGS, size=16)
+    assert tensors.keys() == plain.keys()
+    assert torch.equal(tensors[FIRST], plain[FIRST] + 1)
+    assert torch.equal(tensors[AUTOENCODER_PREFIX + "outc.conv.weight"], plain[AUTOENCODER_PREFIX + "outc.conv.weight"])
+
+
+def test_heads_of_the_denoiser_that_only_training_needs_are_left_out(lightning_file, tiny_tensors):
+    def add(tensors):
+        tensors[DENOISER_PREFIX + "outc_ver.0.conv.conv.weight"] = torch.zeros(4, 24, 1, 1)
+
+    _, tensors = import_checkpoint(lightning_file(state(add)), AIROGS, size=16)
+    assert tensors.keys() == tiny_tensors.keys()
+
+
+def test_options_may_be_written_for_both_axes(lightning_file):
+    arguments = {"strides": [(1, 1), (2, 2), [2, 2]], "kernel_sizes": [(3, 3)] * 3, "act_name": ("swish", {})}
+    norm = {"norm_name": ("GROUP", {"num_groups": 8})}
+    config, _ = import_checkpoint(lightning_file(noise_estimator_kwargs=arguments | norm), AIROGS, size=16)
+    assert config.unet.strides == (1, 2, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_precision_become_single(lightning_file, tiny_tensors, dtype):
+    tensors = {name: tensor.to(dtype) for name, tensor in tiny_tensors.items()}
+    _, found = import_checkpoint(lightning_file(tensors=tensors), AIROGS, size=16)
+    assert all(found[name].dtype == torch.float32 for name in found)
+    assert all(torch.equal(found[name], tensors[name].float()) for name in found)
+
+
+# ---------------------------------------------------------------------------------- variants of Medfusion's training
+
+
+def test_objective_x_0_and_clipping_are_read(lightning_file, tmp_path):
+    pipeline = imported(lightning_file(estimator_objective="x_0", clip_x0=True), tmp_path / "a.safetensors")
+    assert (pipeline.config.unet.objective, pipeline.config.unet.clip_x_0) == ("x_0", True)
+    plain = imported(lightning_file(clip_x0=False), tmp_path / "b.safetensors")
+    assert (plain.config.unet.objective, plain.config.unet.clip_x_0) == ("eps", False)
+    x_t, t = torch.randn(2, 4, 4, 4), torch.tensor([0, 600])
+    network = plain.denoiser(x_t, t, torch.tensor([0, 1]))
+    assert torch.equal(plain.denoise(x_t, t, torch.tensor([0, 1])), network)
+    acp = plain.schedule.alphas_cumprod[t].view(-1, 1, 1, 1)
+    eps = (x_t - acp.sqrt() * network.clamp(-1, 1)) / (1 - acp).sqrt()
+    assert torch.allclose(pipeline.denoise(x_t, t, torch.tensor([0, 1])), eps, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("build", ["unet2", "unet1"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_every_variant_of_the_denoiser_comes_back(lightning_file, tiny_config, make_tensors, build, legacy):
+    for changes in (
+        {"learned_variance": True},
+        {"self_conditioning": True},
+        {"conditional": False},
+        {"objective": "x_0", "learned_variance": True, "self_conditioning": True, "clip_x_0": True},
+    ):
+        unet = dataclasses.replace(tiny_config.unet, build=build, **changes)
+        classes = tiny_config.classes if unet.conditional else ("image",)
+        config = dataclasses.replace(tiny_config, unet=unet, classes=classes, aliases={})
+        tensors = make_tensors(config)
+        objective = {"eps": "x_T", "x_0": "x_0"}[unet.objective]
+        # What the options say is left out: the tensors tell.
+        path = lightning_file(tensors=tensors, legacy=legacy, estimator_objective=objective, clip_x0=unet.clip_x_0)
+        found, weights = import_checkpoint(path, AIROGS, size=16)
+        assert found.unet == unet
+        assert found.classes == classes
+        assert weights.keys() == tensors.keys()
+
+
+@pytest.mark.parametrize(("sampler", "eta"), [("ddim", 1.0), ("dpmpp-2m", 0.0)])
+def test_garbage_in_place_of_the_variance_changes_no_image(lightning_file, tmp_path, sampler, eta):
+    def add_variance(tensors):
+        for name in (OUT + "weight", OUT + "bias"):
+            tensors[name] = torch.cat([tensors[name], 1e3 * torch.randn(tensors[name].shape)])
+
+    plain = imported(lightning_file(), tmp_path / "a.safetensors")
+    learned = imported(lightning_file(state(add_variance)), tmp_path / "b.safetensors")
+    assert learned.config.unet.learned_variance
+    images = [
+        pipeline.sample([0, 1], seeds=[1, 2], sampler=sampler, eta=eta, steps=4, guidance_scale=2.0)
+        for pipeline in (plain, learned)
+    ]
+    assert torch.equal(*images)
+
+
+def test_centring_of_inputs_is_noted_and_sampled_as_medfusion_does(lightning_file, tmp_path, capsys):
+    centred = imported(lightning_file(do_input_centering=True), tmp_path / "a.safetensors")
+    assert centred.config.training["input_centering"] is True
+    assert "do_input_centering" in capsys.readouterr().err
+    plain = imported(lightning_file(), tmp_path / "b.safetensors")
+    assert capsys.readouterr().err == ""
+    assert torch.equal(*(pipeline.sample([0], seeds=[1], steps=2) for pipeline in (plain, centred)))
+
+
+def betas(strategy: str, start: float, end: float) -> torch.Tensor:
+    """Medfusion's schedules, written out."""
+    if strategy == "linear":
+        return torch.linspace(start, end, 1000, dtype=torch.float64)
+    acp = [math.cos((i / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(1001)]
+    return torch.tensor([min(1 - acp[i + 1] / acp[i], 0.999) for i in range(1000)], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("given", "strategy"),
+    [
+        ({"schedule_strategy": "linear", "beta_start": 0.001}, "linear"),
+        ({"schedule_strategy": "cosine"}, "cosine"),
+        ({"timesteps": 1000}, "cosine"),  # the default of Medfusion's class
+    ],
+)
+def test_other_noise_schedules_are_medfusions(lightning_file, given, strategy):
+    config, _ = import_checkpoint(lightning_file(noise_scheduler_kwargs=given), AIROGS, size=16)
+    assert config.schedule.strategy == strategy
+    wanted = betas(strategy, config.schedule.beta_start, config.schedule.beta_end)
+    assert torch.allclose(build_schedule(config.schedule).betas, wanted.float(), rtol=1e-4)
+
+
+def test_unconditional_model_has_one_class_and_samples(lightning_file, tmp_path, make_tensors, tiny_config):
+    without = state(lambda tensors: tensors.pop(DENOISER_PREFIX + "cond_embedder.embedding.weight"))
+    pipeline = imported(lightning_file(without), tmp_path / "a.safetensors")
+    assert pipeline.classes == ("image",)
+    images = [pipeline.sample(labels, seeds=[1], steps=2) for labels in ([0], [-1])]
+    assert torch.equal(*images)
+    guided = pipeline.sample([0], seeds=[1], steps=2, guidance_scale=5.0)
+    assert torch.equal(images[0], guided)
+
+
+def test_more_classes_than_two_take_names_from_the_user(lightning_file, tmp_path):
+    def five(tensors):
+        tensors[DENOISER_PREFIX + "cond_embedder.embedding.weight"] = torch.randn(5, 16)
+
+    path = lightning_file(state(five))
+    with pytest.raises(CheckpointError, match=r"has 5 classes, airogs has 2.*--classes"):
+        import_checkpoint(path, AIROGS)
+    config, tensors = import_checkpoint(path, folder_info("skin", "abcde"), size=16)
+    assert (config.dataset, config.classes) == ("skin", tuple("abcde"))
+    save_model(tmp_path / "a.safetensors", config, tensors)
+    images = load_pipeline(tmp_path / "a.safetensors").sample(range(5), seeds=[1] * 5, steps=2)
+    assert len({image.numpy().tobytes() for image in images}) == 5
+
+
+def test_size_may_be_any_multiple_of_the_down_sampling(lightning_file, tmp_path):
+    pipeline = imported(lightning_file(), tmp_path / "a.safetensors", size=(12, 20))
+    assert pipeline.config.size == (12, 20)
+    assert pipeline.sample([0], seeds=[1], steps=2).shape == (1, 3, 12, 20)
+    assert import_checkpoint(lightning_file(), AIROGS)[0].size == 256
+    with pytest.raises(UsageError, match=r"--size 18: sides must be multiples of 4"):
+        import_checkpoint(lightning_file(), AIROGS, size=18)
+
+
+# ------------------------------------------------------------------------------------------------------- the way back
+
+
+def test_export_hides_the_latent_scale_so_that_medfusion_computes_the_same(tiny_model_file, tmp_path):
+    """The exported autoencoder's own latents are ours times the scale, and decode to the same image."""
+    tensors = load_tensors(tiny_model_file)
+    config = dataclasses.replace(read_config(tiny_model_file), latent_scale=0.25)
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    exported = export_state_dict(config, tensors)
+    assert all(torch.equal(tensors[name], before[name]) for name in tensors)
+    save_model(tmp_path / "back.safetensors", dataclasses.replace(config, latent_scale=1.0), exported)
+    ours, theirs = load_pipeline(tiny_model_file), load_pipeline(tmp_path / "back.safetensors")
+    image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    (mean, log_variance), (their_mean, their_log_variance) = ours.moments(image), theirs.moments(image)
+    assert torch.allclose(their_mean, 0.25 * mean, atol=1e-6)
+    assert torch.allclose(their_log_variance.exp(), 0.25**2 * log_variance.exp(), rtol=1e-4)
+    assert torch.allclose(theirs.decode(their_mean), ours.decode(mean), atol=1e-5)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_export_gives_back_what_was_imported(lightning_file, tiny_config, make_tensors, legacy):
+    unet = dataclasses.replace(tiny_config.unet, objective="x_0", learned_variance=True, self_conditioning=True)
+    tensors = make_tensors(dataclasses.replace(tiny_config, unet=unet))
+    path = lightning_file(tensors=tensors, legacy=legacy, estimator_objective="x_0")
+    exported = export_state_dict(*import_checkpoint(path, AIROGS, size=16))
+    assert exported.keys() == tensors.keys()
+    assert all(torch.equal(exported[name], tensors[name]) for name in tensors)
+
+
+def test_unknown_data_set_names_the_known_ones():
+    with pytest.raises(UsageError, match="airogs"):
+        find_dataset("airog")

@@ -1,0 +1,163 @@
+"""Samplers against analytic denoisers: for Gaussian data the best noise estimate is known in closed form."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from synthmed.generators.diffusion.config import ScheduleConfig
+from synthmed.generators.diffusion.samplers.ddim import ddim
+from synthmed.generators.diffusion.samplers.dpmpp_2m import dpmpp_2m
+from synthmed.generators.diffusion.samplers.estimate import Estimate, complete_estimate, predict_x_0
+from synthmed.generators.diffusion.samplers.spacing import even_timesteps, log_snr_timesteps
+from synthmed.generators.diffusion.schedule import build_schedule
+
+MEAN, STD = 0.7, 0.4
+SCHEDULE = build_schedule(ScheduleConfig())
+
+
+def expected_eps(x_t: torch.Tensor, t: int) -> torch.Tensor:
+    """Return the expected noise given x_t when every value of x_0 is N(MEAN, STD^2)."""
+    alpha, sigma = SCHEDULE.sqrt_alphas_cumprod[t], SCHEDULE.sqrt_one_minus_alphas_cumprod[t]
+    return sigma * (x_t - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2)
+
+
+def expected_x_0(x_t: torch.Tensor, t: int) -> torch.Tensor:
+    """Return the expected value of x_0 given x_t: the conditional mean of two jointly Gaussian variables."""
+    alpha, sigma = SCHEDULE.sqrt_alphas_cumprod[t], SCHEDULE.sqrt_one_minus_alphas_cumprod[t]
+    return MEAN + alpha * STD**2 * (x_t - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2)
+
+
+def gaussian_denoiser(x_t: torch.Tensor, t: int) -> Estimate:
+    return complete_estimate(SCHEDULE, x_t, expected_eps(x_t, t), t)
+
+
+def gaussian_x_0_denoiser(x_t: torch.Tensor, t: int) -> Estimate:
+    return complete_estimate(SCHEDULE, x_t, expected_x_0(x_t, t), t, objective="x_0")
+
+
+def start(count: int = 20_000, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, 1, 1, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def sample(name: str, steps: int, eta: float = 0.0, denoiser=gaussian_denoiser) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    if name == "dpmpp-2m":
+        return dpmpp_2m(denoiser, start(), SCHEDULE, log_snr_timesteps(SCHEDULE, steps))
+    timesteps = even_timesteps(1000, steps)
+
+    def noise(_number: int) -> torch.Tensor:
+        return torch.randn(start().shape, generator=generator, dtype=torch.float64)
+
+    return ddim(denoiser, start(), SCHEDULE, timesteps, noise, eta)
+
+
+@pytest.mark.parametrize(("name", "steps", "eta"), [("ddim", 150, 0.0), ("ddim", 1000, 1.0), ("dpmpp-2m", 20, 0.0)])
+def test_sampler_reaches_the_data_distribution(name, steps, eta):
+    x_0 = sample(name, steps, eta)
+    assert x_0.mean().item() == pytest.approx(MEAN, abs=0.02)
+    assert x_0.std().item() == pytest.approx(STD, rel=0.05)
+
+
+@pytest.mark.parametrize(("name", "steps", "eta"), [("ddim", 50, 0.0), ("ddim", 50, 1.0), ("dpmpp-2m", 20, 0.0)])
+def test_network_of_clean_latents_samples_as_its_twin_of_noise(name, steps, eta):
+    of_noise, of_x_0 = (sample(name, steps, eta, denoiser) for denoiser in (gaussian_denoiser, gaussian_x_0_denoiser))
+    # The schedule's constants are rounded to single precision, and at t = 999 one of them is 116.
+    assert (of_noise - of_x_0).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("objective", ["eps", "x_0"])
+def test_clipping_leaves_predicted_noise_alone_and_follows_from_clipped_latents(objective):
+    """As the published code: `estimate_x_0` clips; noise is what was predicted, or what the clipped latents leave."""
+    x_t, predicted = 3 * start(100), 3 * start(100, seed=5)
+    t = torch.arange(0, 1000, 10)
+    x_0, eps = complete_estimate(SCHEDULE, x_t, predicted, t, objective=objective, clip_x_0=True)
+    acp = SCHEDULE.alphas_cumprod[t].view(-1, 1, 1, 1).double()
+    unclipped = predicted if objective == "x_0" else (x_t - (1 - acp).sqrt() * predicted) / acp.sqrt()
+    assert unclipped.abs().max() > 1
+    assert torch.allclose(x_0, unclipped.clamp(-1, 1), atol=1e-3)
+    left = predicted if objective == "eps" else (x_t - acp.sqrt() * x_0) / (1 - acp).sqrt()
+    assert torch.allclose(eps, left, rtol=1e-4, atol=1e-4)
+
+
+def test_one_timestep_and_a_batch_of_them_give_the_same_estimate():
+    x_t, predicted = start(8), start(8, seed=3)
+    for objective in ("eps", "x_0"):
+        single = complete_estimate(SCHEDULE, x_t, predicted, 700, objective=objective)
+        batch = complete_estimate(SCHEDULE, x_t, predicted, torch.full((8,), 700), objective=objective)
+        assert all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(single, batch, strict=True))
+
+
+def exact_x_0() -> torch.Tensor:
+    """Return where the probability-flow ODE takes the start: quantiles of N(0, 1) go to quantiles of the data."""
+    alpha, sigma = SCHEDULE.sqrt_alphas_cumprod[-1].double(), SCHEDULE.sqrt_one_minus_alphas_cumprod[-1].double()
+    spread = (alpha**2 * STD**2 + sigma**2).sqrt()
+    return MEAN + STD * (start() - alpha * MEAN) / spread
+
+
+@pytest.mark.parametrize("steps", [10, 15, 20])
+def test_second_order_solver_is_closer_to_the_exact_solution_than_ddim(steps):
+    errors = {name: (sample(name, steps) - exact_x_0()).abs().mean().item() for name in ("ddim", "dpmpp-2m")}
+    assert errors["dpmpp-2m"] < 0.1 * errors["ddim"]
+
+
+def test_deterministic_samplers_converge_to_the_exact_solution():
+    # The last step goes from t = 0 to x_0 in one, which leaves a floor of about the noise at t = 0.
+    for name in ("ddim", "dpmpp-2m"):
+        assert (sample(name, 500) - exact_x_0()).abs().mean().item() < 0.01
+
+
+def test_full_ddim_with_eta_one_is_the_ancestral_sampler():
+    """At eta 1 and all timesteps, DDIM's step is the posterior mean plus the posterior's noise (Ho et al., eq. 7)."""
+    t = 400
+    x_t = start(64)
+    eps = expected_eps(x_t, t)
+    noise = start(64, seed=2)
+
+    def denoise(x: torch.Tensor, time: int) -> Estimate:
+        return complete_estimate(SCHEDULE, x, eps if time == t else x * 0, time)
+
+    step = ddim(denoise, x_t, SCHEDULE, [t, t - 1], lambda _: noise, 1.0)
+    # The second step of `ddim` divides by sqrt(acp) and subtracts nothing; undo it.
+    stepped = step * SCHEDULE.sqrt_alphas_cumprod[t - 1]
+    x_0 = predict_x_0(SCHEDULE, x_t, eps, t)
+    mean = SCHEDULE.posterior_mean_coef1[t] * x_0 + SCHEDULE.posterior_mean_coef2[t] * x_t
+    expected = mean + SCHEDULE.posterior_variance[t].sqrt() * noise
+    assert torch.allclose(stepped, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_timesteps_are_truncated_not_rounded():
+    assert list(reversed(even_timesteps(1000, 150)))[:6] == [0, 6, 13, 20, 26, 33]
+    assert even_timesteps(1000, 20)[0] == 999
+    assert even_timesteps(1000, 1) == [0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 20, 150, 999, 1000])
+def test_log_snr_timesteps_are_as_many_as_asked_for_and_fall(steps):
+    timesteps = log_snr_timesteps(SCHEDULE, steps)
+    assert len(timesteps) == steps
+    assert all(high > low for high, low in itertools.pairwise(timesteps))
+    assert timesteps[-1] == 0
+    assert steps == 1 or timesteps[0] == 999
+
+
+def test_log_snr_timesteps_are_evenly_spaced_where_the_schedule_allows():
+    log_snr = (SCHEDULE.sqrt_alphas_cumprod / SCHEDULE.sqrt_one_minus_alphas_cumprod).log()
+    gaps = log_snr[log_snr_timesteps(SCHEDULE, 12)].diff()
+    assert gaps.min() > 0.7 * gaps.max()
+
+
+def test_noise_is_not_asked_for_without_eta():
+    def refuse(_number: int) -> torch.Tensor:
+        raise AssertionError("eta is 0")
+
+    ddim(gaussian_denoiser, start(8), SCHEDULE, even_timesteps(1000, 5), refuse, 0.0)
+
+
+def test_images_of_a_batch_do_not_influence_each_other():
+    timesteps = log_snr_timesteps(SCHEDULE, 10)
+    whole = dpmpp_2m(gaussian_denoiser, start(8), SCHEDULE, timesteps)
+    single = dpmpp_2m(gaussian_denoiser, start(8)[3:4], SCHEDULE, timesteps)
+    assert torch.equal(whole[3:4], single)
+    assert math.isfinite(whole.sum().item())

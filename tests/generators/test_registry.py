@@ -1,0 +1,167 @@
+"""Which model `generate --dataset` finds."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from synthmed.errors import CheckpointError, DataError
+from synthmed.files.atomic import write_json
+from synthmed.files.content import hash_file, read_json
+from synthmed.generators import registry
+from synthmed.generators.registry import find_model, list_entries, register, resolve_path
+
+SaveTinyModel = Callable[..., Path]
+
+
+@pytest.fixture
+def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in place of the models that synthmed brings."""
+    folder = tmp_path / "embedded"
+    folder.mkdir()
+    monkeypatch.setattr(registry, "EMBEDDED_FOLDER", folder)
+    return folder
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes on by one second a look, so that the order of registering is certain."""
+    times = iter(range(1_000_000, 2_000_000))
+    monkeypatch.setattr(time, "time", lambda: float(next(times)))
+
+
+pytestmark = pytest.mark.usefixtures("embedded", "clock")
+
+
+def test_latest_registered_model_of_the_data_set_wins(
+    synthmed_home: Path, tmp_path: Path, save_tiny_model: SaveTinyModel
+) -> None:
+    # Names and files' own times say nothing: the order of registering counts.
+    paths = [save_tiny_model(tmp_path / f"{name}.safetensors", training={"run": name}) for name in "bca"]
+    for path in (paths[2], paths[0], paths[1]):
+        register(synthmed_home, path)
+    register(synthmed_home, save_tiny_model(tmp_path / "other.safetensors", dataset="other"))
+    register(synthmed_home, save_tiny_model(tmp_path / "first.safetensors", kind="autoencoder"))
+    assert find_model(synthmed_home, "tiny").path == paths[1]
+    assert find_model(synthmed_home, "other").path.name == "other.safetensors"
+    assert find_model(synthmed_home, "tiny", kind="autoencoder").path.name == "first.safetensors"
+    register(synthmed_home, paths[2])
+    assert find_model(synthmed_home, "tiny").path == paths[2]
+    assert len(list_entries(synthmed_home)) == 5
+
+
+def test_registering_names_the_file_and_leaves_it_in_place(
+    synthmed_home: Path, tmp_path: Path, tiny_model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    entry = register(synthmed_home, Path("tiny.safetensors"))
+    assert (entry.path, entry.sha256, entry.embedded) == (tiny_model_file, hash_file(tiny_model_file), False)
+    (record,) = (synthmed_home / "models").iterdir()
+    assert read_json(record)["path"] == str(tiny_model_file)
+    monkeypatch.chdir("/")
+    assert find_model(synthmed_home, "tiny") == entry
+
+
+def test_moved_file_is_skipped(synthmed_home: Path, tmp_path: Path, save_tiny_model: SaveTinyModel) -> None:
+    old, new = (save_tiny_model(tmp_path / f"{name}.safetensors", training={"run": name}) for name in ("old", "new"))
+    register(synthmed_home, old)
+    register(synthmed_home, new)
+    new.rename(tmp_path / "moved.safetensors")
+    assert find_model(synthmed_home, "tiny").path == old
+    register(synthmed_home, tmp_path / "moved.safetensors")
+    assert find_model(synthmed_home, "tiny").path.name == "moved.safetensors"
+
+
+def test_file_that_is_trained_anew_stands_once_with_its_new_hash(
+    synthmed_home: Path, tmp_path: Path, save_tiny_model: SaveTinyModel
+) -> None:
+    path = save_tiny_model(tmp_path / "a.safetensors", training={"run": 1})
+    register(synthmed_home, path)
+    save_tiny_model(path, training={"run": 2})
+    register(synthmed_home, path)
+    assert [entry.sha256 for entry in list_entries(synthmed_home)] == [hash_file(path)]
+
+
+def test_embedded_model_is_found_after_registered_ones(
+    synthmed_home: Path, tmp_path: Path, embedded: Path, save_tiny_model: SaveTinyModel
+) -> None:
+    own = save_tiny_model(embedded / "own.safetensors")
+    entry = find_model(synthmed_home, "tiny")
+    assert (entry.path, entry.embedded, entry.sha256) == (own, True, hash_file(own))
+    trained = register(synthmed_home, save_tiny_model(tmp_path / "trained.safetensors"))
+    assert find_model(synthmed_home, "tiny") == trained
+    assert [entry.embedded for entry in list_entries(synthmed_home)] == [False, True]
+
+
+def test_missing_model_says_what_there_is_and_how_to_get_one(
+    synthmed_home: Path, tmp_path: Path, embedded: Path, save_tiny_model: SaveTinyModel
+) -> None:
+    with pytest.raises(CheckpointError, match="no pipeline for data set mri; there are models for: none"):
+        find_model(synthmed_home, "mri")
+    save_tiny_model(embedded / "own.safetensors", dataset="phantom-fundus")
+    register(synthmed_home, save_tiny_model(tmp_path / "a.safetensors"))
+    register(synthmed_home, save_tiny_model(tmp_path / "b.safetensors", kind="autoencoder", dataset="mri"))
+    with pytest.raises(CheckpointError) as caught:
+        find_model(synthmed_home, "mri")
+    assert caught.value.exit_code == 3
+    for words in (
+        "there are models for: phantom-fundus, tiny",
+        "synthmed prepare mri",
+        "train-autoencoder",
+        "train-diffusion",
+        "synthmed checkpoints add FILE",
+        "--checkpoint FILE",
+        "--dataset phantom-fundus",
+    ):
+        assert words in str(caught.value)
+
+
+def test_what_is_no_model_is_not_registered(synthmed_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match=r"a\.safetensors is not a safetensors file"):
+        register(synthmed_home, tmp_path / "a.safetensors")
+    assert not (synthmed_home / "models").exists()
+
+
+def test_name_in_a_model_file_does_not_lead_out_of_the_folder(
+    synthmed_home: Path, tmp_path: Path, save_tiny_model: SaveTinyModel
+) -> None:
+    for name in ("../../out", "/abs/olute", "ä" * 300, ""):
+        entry = register(synthmed_home, save_tiny_model(tmp_path / "a.safetensors", dataset=name))
+        assert find_model(synthmed_home, name) == entry
+    assert [entry.name for entry in synthmed_home.iterdir()] == ["models"]
+    assert all(entry.suffix == ".json" for entry in (synthmed_home / "models").iterdir())
+
+
+def test_broken_record_is_named(synthmed_home: Path) -> None:
+    record = synthmed_home / "models" / "x.json"
+    whole = {"path": "a", "sha256": "", "registered": 1}
+    broken_ones: list[object] = [{}, [], {**whole, "path": 5}, {**whole, "registered": "x"}]
+    for broken in broken_ones:
+        write_json(record, broken)
+        with pytest.raises(CheckpointError, match=r"x\.json is not a record of a model \(remove it\)"):
+            list_entries(synthmed_home)
+    record.write_bytes(b"{")
+    with pytest.raises(DataError, match=r"x\.json"):
+        list_entries(synthmed_home)
+
+
+def test_path_of_a_run_folder_means_its_trained_model(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for stage in ("autoencoder", "diffusion"):
+        (run / stage).mkdir(parents=True)
+        (run / stage / "model.safetensors").touch()
+    assert resolve_path(run) == run / "diffusion" / "model.safetensors"
+    assert resolve_path(run / "autoencoder") == run / "autoencoder" / "model.safetensors"
+    assert resolve_path(run / "diffusion" / "model.safetensors") == run / "diffusion" / "model.safetensors"
+    for nothing in (tmp_path / "none", tmp_path):
+        with pytest.raises(CheckpointError, match="no model file at"):
+            resolve_path(nothing)
+
+
+def test_adversarial_stage_stands_for_the_autoencoder_it_went_on_with(tmp_path: Path) -> None:
+    for stage in ("autoencoder", "adversarial"):
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "model.safetensors").touch()
+    assert resolve_path(tmp_path) == tmp_path / "adversarial" / "model.safetensors"
