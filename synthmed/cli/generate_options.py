@@ -29,8 +29,6 @@ def resolve_counts(
         UsageError: Unknown label, or options that do not go together.
         DataError: The folder to match has other classes than the model.
     """
-    from synthmed.data.datasets import resolve_label
-
     if match is not None:
         if labels or number is not None or balanced:
             raise UsageError("--match says how many images", "leave --label, -n and --balanced away")
@@ -48,7 +46,7 @@ def resolve_counts(
     counts = [0] * len(model.classes)
     for word in labels:
         name, separator, text = word.partition("=")
-        label = resolve_label(name, model.classes, model.aliases)
+        label = model.classes.resolve(name)
         if counts[label]:
             raise UsageError(f"label {model.classes[label]} is given twice")
         if separator:

@@ -70,7 +70,7 @@ def _print_summary(summary: FolderSummary, shares: dict[str, ReaderShare]) -> No
     facts = {
         "kind": summary.kind or "not said",
         "data set": summary.dataset or "not said",
-        "positive class": summary.positive or "not said",
+        "positive class": summary.classes.positive or "not said",
         "images": f"{summary.width} x {summary.height} pixels, {', '.join(summary.image_formats)}",
     }
     print_table(summary.folder, ["fact", "value"], [*facts.items(), *summary.made.items()])

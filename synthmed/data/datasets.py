@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from synthmed.data.labels import Classes, normalise
 from synthmed.errors import UsageError, nearest
 
 CHEXPERT_FINDINGS = (
@@ -34,12 +35,7 @@ class DataSetInfo:
     name: str
     title: str
     """How a data card calls it."""
-    classes: tuple[str, ...]
-    """Class names; the position is the label."""
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    """Other words for a class -> the class."""
-    positive: str | None = None
-    """The class whose score AUROC ranks; None where there are more than two classes and none was named."""
+    classes: Classes
     size: int = 256
     """Width and height in pixels of the published preparation."""
     resize: Literal["crop", "stretch"] = "crop"
@@ -54,39 +50,41 @@ class DataSetInfo:
 AIROGS = DataSetInfo(
     name="airogs",
     title="AIROGS: colour fundus photographs, referable glaucoma",
-    classes=("no-glaucoma", "glaucoma"),
-    aliases={
-        "NRG": "no-glaucoma",
-        "RG": "glaucoma",
-        "no referable glaucoma": "no-glaucoma",
-        "referable glaucoma": "glaucoma",
-    },
-    positive="glaucoma",
+    classes=Classes(
+        ("no-glaucoma", "glaucoma"),
+        {
+            "NRG": "no-glaucoma",
+            "RG": "glaucoma",
+            "no referable glaucoma": "no-glaucoma",
+            "referable glaucoma": "glaucoma",
+        },
+        positive="glaucoma",
+    ),
     published={"images": 101_442, "no-glaucoma": 98_172, "glaucoma": 3_270},
 )
 CRCDX = DataSetInfo(
     name="crcdx",
     title="CRCDX: H&E tiles of colorectal cancer, microsatellite instability",
-    classes=("MSIH", "nonMSIH"),
-    aliases={
-        "MSI": "MSIH",
-        "MSI-H": "MSIH",
-        "MSIMUT": "MSIH",
-        "non-MSIH": "nonMSIH",
-        "non-MSI-H": "nonMSIH",
-        "nonMSI": "nonMSIH",
-        "MSS": "nonMSIH",
-    },
-    positive="MSIH",
+    classes=Classes(
+        ("MSIH", "nonMSIH"),
+        {
+            "MSI": "MSIH",
+            "MSI-H": "MSIH",
+            "MSIMUT": "MSIH",
+            "non-MSIH": "nonMSIH",
+            "non-MSI-H": "nonMSIH",
+            "nonMSI": "nonMSIH",
+            "MSS": "nonMSIH",
+        },
+        positive="MSIH",
+    ),
     size=512,
     published={"train MSIH": 9_979, "train nonMSIH": 9_979},
 )
 PHANTOM_FUNDUS = DataSetInfo(
     name="phantom-fundus",
     title="Drawn eye fundus images with known cup-to-disc ratio",
-    classes=("no-glaucoma", "glaucoma"),
-    aliases={"NRG": "no-glaucoma", "RG": "glaucoma"},
-    positive="glaucoma",
+    classes=Classes(("no-glaucoma", "glaucoma"), {"NRG": "no-glaucoma", "RG": "glaucoma"}, positive="glaucoma"),
     size=64,
     kind="phantom",
 )
@@ -98,10 +96,10 @@ def chexpert_info(finding: str = "Cardiomegaly") -> DataSetInfo:
     Raises:
         UsageError: CheXpert has no such finding.
     """
-    known = {_normalise(name): name for name in CHEXPERT_FINDINGS}
-    if _normalise(finding) not in known:
+    known = {normalise(name): name for name in CHEXPERT_FINDINGS}
+    if normalise(finding) not in known:
         raise UsageError(f"unknown finding: {finding!r}", nearest(finding, CHEXPERT_FINDINGS))
-    column = known[_normalise(finding)]
+    column = known[normalise(finding)]
     word = column.lower().replace(" ", "-")
     published = {"images": 223_414, "frontal": 191_027, "frontal patients": 64_534}
     if column == "Cardiomegaly":
@@ -109,8 +107,7 @@ def chexpert_info(finding: str = "Cardiomegaly") -> DataSetInfo:
     return DataSetInfo(
         name="chexpert",
         title=f"CheXpert: frontal chest X-rays, {column}",
-        classes=("finding", "no-finding") if column == "No Finding" else (f"no-{word}", word),
-        positive=word,
+        classes=Classes(("finding", "no-finding") if column == "No Finding" else (f"no-{word}", word), positive=word),
         resize="stretch",
         intensity="grey-stretch",
         published=published,
@@ -131,7 +128,7 @@ def find_dataset(name: str) -> DataSetInfo:
 
 def finding_column(info: DataSetInfo) -> str:
     """Return the column of CheXpert's CSV that `info` was made from."""
-    return next(name for name in CHEXPERT_FINDINGS if name.lower().replace(" ", "-") == info.positive)
+    return next(name for name in CHEXPERT_FINDINGS if name.lower().replace(" ", "-") == info.classes.positive)
 
 
 def folder_info(name: str, classes: Sequence[str], positive: str | None = None) -> DataSetInfo:
@@ -140,32 +137,10 @@ def folder_info(name: str, classes: Sequence[str], positive: str | None = None) 
     Raises:
         UsageError: `positive` is none of the classes.
     """
+    plain = Classes(tuple(classes))
     if positive is not None:
-        positive = classes[resolve_label(positive, classes, {})]
-    elif len(classes) == 2:
-        positive = classes[1]
+        positive = plain[plain.resolve(positive)]
+    elif len(plain) == 2:
+        positive = plain[1]
     word = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "images"
-    return DataSetInfo(name=word, title=f"{name}: an image folder", classes=tuple(classes), positive=positive)
-
-
-def resolve_label(word: str, classes: Sequence[str], aliases: Mapping[str, str]) -> int:
-    """Return the label that a word means; case does not matter, and '-', '_' and a space are the same.
-
-    Raises:
-        UsageError: No class and no alias is called so; the valid words are listed.
-    """
-    names = {_normalise(name): label for label, name in enumerate(classes)}
-    names = {_normalise(alias): classes.index(name) for alias, name in aliases.items() if name in classes} | names
-    if _normalise(word) in names:
-        return names[_normalise(word)]
-    choices = []
-    for name in classes:
-        others = [alias for alias, meant in aliases.items() if meant == name]
-        choices.append(f"{name} (or {', '.join(others)})" if others else name)
-    guess = nearest(word, [*classes, *aliases]).partition(" valid: ")
-    hint = f"{guess[0]} " if guess[1] else ""
-    raise UsageError(f"unknown label: {word!r}", f"{hint}valid: {', '.join(choices)}")
-
-
-def _normalise(word: str) -> str:
-    return re.sub(r"[-_ ]+", " ", word.strip()).casefold()
+    return DataSetInfo(name=word, title=f"{name}: an image folder", classes=replace(plain, positive=positive))

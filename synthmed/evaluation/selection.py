@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from synthmed.data.datasets import resolve_label
 from synthmed.data.sets.image_set import ImageSet
-from synthmed.errors import DataError, UsageError
+from synthmed.errors import DataError
 from synthmed.metrics.statistics import unit_names
 
 
@@ -23,7 +22,7 @@ def match_classes(*, real: ImageSet, generated: ImageSet) -> ImageSet:
     Raises:
         DataError: A generated class is none of the real ones, or two of them are the same.
     """
-    found = [_find_label(word, real, generated) for word in generated.classes]
+    found = real.classes.labels_of(generated.classes)
     # A class without images, such as one that a label file only names, need not be known.
     used = set(generated.labels.tolist())
     unknown = [word for label, word in enumerate(generated.classes) if found[label] is None and label in used]
@@ -36,18 +35,7 @@ def match_classes(*, real: ImageSet, generated: ImageSet) -> ImageSet:
     if repeated := [label for label, count in Counter(found).items() if label is not None and count > 1]:
         raise DataError(f"several classes of {generated.name} mean {real.classes[repeated[0]]}")
     new_labels = np.asarray([-1 if label is None else label for label in found], dtype=np.int64)
-    return replace(generated, classes=real.classes, aliases=real.aliases, labels=new_labels[generated.labels])
-
-
-def _find_label(word: str, real: ImageSet, generated: ImageSet) -> int | None:
-    """Return the real set's label for a class of the generated one; `None` if it has none."""
-    others = [alias for alias, meant in generated.aliases.items() if meant == word]
-    for candidate in (word, *others):
-        try:
-            return resolve_label(candidate, real.classes, real.aliases)
-        except UsageError:
-            continue
-    return None
+    return replace(generated, classes=real.classes, labels=new_labels[generated.labels])
 
 
 def balance_classes(

@@ -103,6 +103,4 @@ def compared_sets(sets: EvaluationSets, *, balanced: bool, seed: int) -> tuple[I
 def _of_classes(images: ImageSet, labels: Sequence[int]) -> ImageSet:
     """Return the images of some classes, whose labels are then 0, 1, ..."""
     part = images.subset(np.flatnonzero(np.isin(images.labels, labels)))
-    names = tuple(images.classes[label] for label in labels)
-    aliases = {word: name for word, name in images.aliases.items() if name in names}
-    return replace(part, classes=names, aliases=aliases, labels=np.searchsorted(labels, part.labels))
+    return replace(part, classes=images.classes.part(labels), labels=np.searchsorted(labels, part.labels))

@@ -102,8 +102,6 @@ class GenerateConfig:
             kind="synthetic",
             dataset=model.dataset,
             classes=model.classes,
-            aliases=model.aliases,
-            positive=model.positive or None,
             title=f"Synthetic {model.dataset}",
             size=model.size,
             image_format=self.image_format,

@@ -179,7 +179,7 @@ def _run_training(
 
 def _log_training(comparison: Comparison, training: Training) -> None:
     labels = [entry.label for entry in comparison.folders.test.entries]
-    score = auroc(training.probabilities, labels, comparison.folders.positive)
+    score = auroc(training.probabilities, labels, comparison.folders.classes.positive_label)
     log(
         f"{training.arm} {training.repetition + 1}/{comparison.repetitions}: AUROC {score:.3f}, "
         f"training loss {training.final_loss:.3f}, {training.duration_sec:.0f} s"

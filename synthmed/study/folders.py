@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from synthmed.data.labels import Classes
 from synthmed.data.shards.read import ShardFolder, open_folder
 from synthmed.errors import DataError
 
@@ -22,14 +23,9 @@ class ComparisonFolders:
     """What the user should know though it is no error."""
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names in label order."""
+    def classes(self) -> Classes:
+        """Those of the test split."""
         return self.test.classes
-
-    @property
-    def positive(self) -> int:
-        """Label of the class whose probability is the score: what the data set calls positive, else the last."""
-        return self.classes.index(self.test.positive) if self.test.positive in self.classes else len(self.classes) - 1
 
 
 def open_comparison(real: Path, synthetic: Path | None) -> ComparisonFolders:

@@ -55,7 +55,7 @@ def comparison_results(comparison: Comparison, trainings: Sequence[Training]) ->
     every training. They say how far another test set would move a result; the spread over seeds says how far another
     training would.
     """
-    test, positive = comparison.folders.test, comparison.folders.positive
+    test, positive = comparison.folders.test, comparison.folders.classes.positive_label
     groups, labels = [entry.group for entry in test.entries], _labels(test)
     weights = resample_weights(groups, NUM_RESAMPLES, numpy_generator(comparison.config.seed, "bootstrap"))
     by_arm = {arm: [training for training in trainings if training.arm == arm] for arm in comparison.arms}
@@ -218,7 +218,7 @@ def draw_roc(comparison: Comparison, trainings: Sequence[Training], results: Map
     figure = new_figure(6, 6)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], label="chance: 0.5", **REFERENCE)
-    labels, positive = _labels(comparison.folders.test), comparison.folders.positive
+    labels, positive = _labels(comparison.folders.test), comparison.folders.classes.positive_label
     for arm, found in results["arms"].items():
         probabilities = np.stack([training.probabilities for training in trainings if training.arm == arm])
         rates = mean_roc_curve(probabilities, labels, positive)

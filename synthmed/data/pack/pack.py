@@ -157,8 +157,7 @@ def _folder_info(path: Path, labels: Labels, first: Look, config: PackConfig) ->
     return FolderInfo(
         kind=config.kind,
         dataset=named.name,
-        classes=labels.classes,
-        positive=named.positive,
+        classes=named.classes,
         title=named.name,
         size=first.width if first.width == first.height else 0,
         image_format=first.image_format if config.image_format == "keep" else "png",

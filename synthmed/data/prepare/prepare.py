@@ -147,8 +147,6 @@ def _folder_info(info: DataSetInfo, config: PrepareConfig) -> FolderInfo:
         kind=info.kind,
         dataset=info.name,
         classes=info.classes,
-        aliases=info.aliases,
-        positive=info.positive,
         title=info.title,
         size=config.size,
         image_format=config.image_format,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from synthmed.data.datasets import AIROGS, CRCDX, DataSetInfo, chexpert_info, finding_column, folder_info, resolve_label
+from synthmed.data.datasets import AIROGS, CRCDX, DataSetInfo, chexpert_info, finding_column, folder_info
 from synthmed.data.prepare.raw import Problem, RawItem, Release
 from synthmed.data.prepare.tables import find_images, read_groups, read_table
 from synthmed.data.shards.plan import safe_key
@@ -100,10 +100,7 @@ def read_crcdx(source: Path) -> Release:
 
 
 def _folder_label(name: str, info: DataSetInfo) -> int | None:
-    try:
-        return resolve_label(name, info.classes, info.aliases)
-    except UsageError:
-        return None
+    return info.classes.find(name)
 
 
 def _own_split(folders: Sequence[str]) -> str | None:
@@ -268,7 +265,7 @@ def _regroup(item: RawItem, groups: Mapping[str, str], table: Path | None, names
 
 def _label_of(word: str, info: DataSetInfo, where: str) -> int:
     try:
-        return resolve_label(word, info.classes, info.aliases)
+        return info.classes.resolve(word)
     except UsageError as error:
         raise DataError(f"{where}: {error}") from error
 

@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from torch import Tensor
 
 import synthmed
 from synthmed.data.images import ImageArray, decode_image, resize_image
+from synthmed.data.labels import Classes
 from synthmed.data.pack.labels import read_labels
 from synthmed.data.pack.sources import open_source
 from synthmed.data.prepare.scan import MIN_SIDE, default_workers, hash_pixels, map_ordered
@@ -52,8 +53,7 @@ class ImageSet:
     """real, phantom or synthetic; `None` where the source does not say."""
     dataset: str | None
     split: str | None
-    classes: tuple[str, ...]
-    """Class names in label order."""
+    classes: Classes
     labels: NDArray[np.int64]
     """[N]."""
     keys: tuple[str, ...]
@@ -64,8 +64,6 @@ class ImageSet:
     """Height and width of all images once loaded."""
     pixel_hashes: tuple[str, ...]
     """[N], hex SHA-256 of each image as `load` gives it: equal ones are copies to the bit, also in another set."""
-    aliases: Mapping[str, str]
-    """Other words for a class -> the class."""
     _reader: _Reader = field(repr=False)
     _positions: NDArray[np.int64] = field(repr=False)
 
@@ -115,8 +113,7 @@ class _Listing:
     kind: str | None
     dataset: str | None
     split: str | None
-    classes: tuple[str, ...]
-    aliases: Mapping[str, str]
+    classes: Classes
     labels: Sequence[int]
     keys: Sequence[str]
     groups: Sequence[str]
@@ -240,7 +237,6 @@ def _list_shards(place: Path, split: str) -> _Listing:
         dataset=shards.dataset,
         split=split,
         classes=shards.classes,
-        aliases=shards.aliases,
         labels=[entry.label for entry in entries],
         keys=[entry.key for entry in entries],
         groups=[entry.group for entry in entries],
@@ -275,8 +271,7 @@ def _list_files(place: Path, split: str | None, classes: Sequence[str]) -> _List
         kind=None,
         dataset=None,
         split=None,
-        classes=labels.classes,
-        aliases={},
+        classes=Classes(labels.classes),
         labels=[labels.labels[name] for name in names],
         keys=names,
         groups=[labels.groups.get(name, "") for name in names],
@@ -336,7 +331,6 @@ def _in_order(name: str, listing: _Listing, reader: _Reader) -> ImageSet:
         groups=tuple(listing.groups[number] for number in order),
         size=reader.size,
         pixel_hashes=tuple(hashes[number] for number in order),
-        aliases=listing.aliases,
         _reader=reader,
         _positions=np.asarray(order, dtype=np.int64),
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from synthmed.data.labels import Classes
 from synthmed.data.shards.write import ShardStats
 
 FolderKind = Literal["real", "phantom", "synthetic"]
@@ -42,10 +43,7 @@ class FolderInfo:
 
     kind: FolderKind
     dataset: str
-    classes: tuple[str, ...]
-    """The position is the label."""
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    positive: str | None = None
+    classes: Classes
     title: str = ""
     """Heading of the data card; the data set's name if empty."""
     size: int | tuple[int, int] = 0
@@ -58,7 +56,7 @@ class FolderInfo:
 
     def as_config(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {**asdict(self), "classes": list(self.classes), "how_made": list(self.how_made)}
+        return {**asdict(self), **self.classes.as_table(), "how_made": list(self.how_made)}
 
 
 def card_files(splits: Iterable[str]) -> list[tuple[str, str]]:
@@ -104,10 +102,12 @@ def _class_table(info: FolderInfo, splits: Mapping[str, list[ShardStats]]) -> li
 
 def _class_notes(info: FolderInfo) -> list[str]:
     notes = ["Members of a sample: `.cls` the label, `.json` what is known about it, and the image."]
-    if info.positive is not None:
-        notes.append(f"Positive class for AUROC: `{info.positive}`.")
-    if info.aliases:
-        notes.append("Other words: " + ", ".join(f"{alias} = {name}" for alias, name in info.aliases.items()) + ".")
+    if info.classes.positive is not None:
+        notes.append(f"Positive class for AUROC: `{info.classes.positive}`.")
+    if info.classes.aliases:
+        notes.append(
+            "Other words: " + ", ".join(f"{alias} = {name}" for alias, name in info.classes.aliases.items()) + "."
+        )
     notes.append("The same samples as rows, with the SHA-256 of every image: `.synthmed/manifest.jsonl`.")
     notes.append(f"Read with timm: `--dataset wds/{info.dataset} --data-dir DIR --train-split train`.")
     return notes

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from synthmed.data.labels import Classes
 from synthmed.data.shards.plan import RUN_FILE, SPLITS
 from synthmed.data.shards.samples import Entry, index_shard, plain_text, sample_kind
 from synthmed.data.shards.write import read_stats
@@ -31,10 +32,7 @@ class ShardFolder:
     split: str
     dataset: str | None
     """None where the folder does not say."""
-    classes: tuple[str, ...]
-    """Class names in label order."""
-    aliases: Mapping[str, str]
-    positive: str | None
+    classes: Classes
     kind: str | None
     """real, phantom (drawn) or synthetic (by a trained model); None where neither folder nor samples say."""
     entries: tuple[Entry, ...]
@@ -70,15 +68,15 @@ def open_folder(folder: Path, split: str) -> ShardFolder:
             names.setdefault(entry.label, set()).add(plain_text(metadata.get("label_name")) or str(entry.label))
             kinds.add(sample_kind(metadata))
     _check_unique(entries)
-    classes = _class_names(folder, described, names)
+    classes = Classes(
+        _class_names(folder, described, names), described.get("aliases") or {}, described.get("positive") or None
+    )
     kind = described.get("kind") or (kinds.pop() if len(kinds) == 1 else "") or None
     return ShardFolder(
         folder=folder,
         split=split,
         dataset=described.get("dataset"),
         classes=classes,
-        aliases=described.get("aliases") or {},
-        positive=described.get("positive"),
         kind=kind,
         entries=tuple(entries),
         content_hash=_content_hash(shards),

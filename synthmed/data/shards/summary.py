@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from synthmed.data.images import ImageArray, decode_image, encode_image, resize_image
+from synthmed.data.labels import Classes
 from synthmed.data.shards.plan import RUN_FILE, SPLITS
 from synthmed.data.shards.read import ShardFolder, find_splits, open_folder
 from synthmed.data.shards.samples import Entry, index_shard, plain_text, read_image_bytes
@@ -77,8 +78,7 @@ class FolderSummary:
     kind: str | None
     """real, phantom or synthetic; None where it does not say."""
     dataset: str | None
-    classes: tuple[str, ...]
-    positive: str | None
+    classes: Classes
     splits: Mapping[str, SplitSummary]
     image_formats: tuple[str, ...]
     width: int
@@ -106,7 +106,6 @@ def summarise_folder(folder: Path, split: str | None = None) -> tuple[FolderSumm
         kind=first.kind,
         dataset=first.dataset,
         classes=max((each.classes for each in opened), key=len),
-        positive=first.positive,
         splits={each.split: _summarise_split(each) for each in opened},
         image_formats=tuple(sorted({entry.extension for each in opened for entry in each.entries})),
         width=image.shape[1],
