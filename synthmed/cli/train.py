@@ -1,72 +1,35 @@
-"""`synthmed train-autoencoder` and `synthmed train-diffusion`."""
+"""`synthmed train`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from synthmed.cli.common import (
-    DeviceOption,
-    JsonOption,
-    OverwriteOption,
-    SeedOption,
-    VggOption,
-    models_home,
-    print_json,
-    print_table,
+from synthmed.cli.common import DeviceOption, JsonOption, OverwriteOption, SeedOption, VggOption, print_json
+from synthmed.cli.training import (
+    DataOption,
+    RunOption,
+    SetOption,
+    WorkersOption,
+    open_recipe,
+    print_stage,
+    register_stage,
 )
-from synthmed.errors import CheckpointError, UsageError
-from synthmed.files.storage import location
-
-if TYPE_CHECKING:
-    from synthmed.generators.diffusion.training.stages import StageRequest
-
-RecipeOption = Annotated[
-    str, typer.Option("--recipe", "-r", help="Name of a recipe (see `synthmed recipes list`) or a .toml file.")
-]
-DataOption = Annotated[
-    Path,
-    typer.Option(
-        "--data",
-        "-d",
-        help="Folder of shards made by `synthmed prepare`, with train and validation.",
-        parser=location,
-        metavar="DIR",
-    ),
-]
-RunOption = Annotated[
-    Path, typer.Option("--output", "-o", help="Run folder; all stages of a model share one. The same command resumes.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change a recipe value: section.key=value. Give it as often as needed."),
-]
-WorkersOption = Annotated[
-    int, typer.Option("--workers", min=0, help="Processes that load images which do not fit in memory.")
-]
+from synthmed.runtime.progress import log
 
 
-def train_autoencoder(
-    recipe: RecipeOption,
+def train(
     data: DataOption,
     output: RunOption,
-    adversarial: Annotated[
-        bool,
+    recipe: Annotated[
+        str | None,
         typer.Option(
-            "--adversarial",
-            help="Second stage: train the trained autoencoder on, against discriminators, as the recipe's section "
-            "adversarial says.",
-        ),
-    ] = False,
-    autoencoder: Annotated[
-        Path | None,
-        typer.Option(
-            "--autoencoder",
-            help="With --adversarial: model file or run folder of the autoencoder to start from. Default: the run "
-            "folder's own.",
-            show_default=False,
+            "--recipe",
+            "-r",
+            help="Name of a recipe (see `synthmed recipes list`) or a .toml file.",
+            show_default="one that suits the shards and the device",
         ),
     ] = None,
     vgg_weights: VggOption = None,
@@ -77,99 +40,48 @@ def train_autoencoder(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the autoencoder of a model: images to latents and back.
+    """Train all stages of a model, one after the other. The same command goes on where it was stopped.
 
-    Example: synthmed train-autoencoder --recipe airogs-64-cpu --data shards/airogs -o runs/airogs
+    Example: synthmed train --data shards/mine -o runs/mine
 
-    The same command with --adversarial then trains it on, for sharper images; train-diffusion takes the result.
-
-    Under torchrun it trains on several GPUs: torchrun --nproc-per-node 4 -m synthmed train-autoencoder ...
+    When it ends, `synthmed generate` finds the model by the name of its data set. train-autoencoder and train-diffusion
+    train single stages.
     """
-    if autoencoder is not None and not adversarial:
-        raise UsageError("--autoencoder without --adversarial", "a first stage starts from random weights")
-    request = _request(recipe, changes, data, output, seed, device, workers, overwrite, vgg_weights)
-    from synthmed.generators.diffusion.training import stages
-
-    if not adversarial:
-        _finish("autoencoder", stages.train_autoencoder(request), as_json)
-        return
-    start = stages.find_autoencoder(output, autoencoder, stages=("autoencoder",))
-    if start is None:
-        raise CheckpointError(
-            f"no trained autoencoder in {output}", "train one without --adversarial first, or name one: --autoencoder"
-        )
-    _finish("adversarial", stages.train_adversarial(request, start), as_json)
-
-
-def train_diffusion(
-    recipe: RecipeOption,
-    data: DataOption,
-    output: RunOption,
-    autoencoder: Annotated[
-        Path | None,
-        typer.Option(
-            "--autoencoder",
-            help="Model file or run folder of the autoencoder, or diffusers' folder of Stable Diffusion's "
-            "(AutoencoderKL). Default: the run folder's own, of its adversarial stage if there is one, else the latest "
-            "one trained on this data set.",
-        ),
-    ] = None,
-    changes: SetOption = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    workers: WorkersOption = 2,
-    overwrite: OverwriteOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Train the denoiser of a model on the latents of a trained autoencoder.
-
-    Example: synthmed train-diffusion --recipe airogs-64-cpu --data shards/airogs -o runs/airogs
-
-    When it ends, `synthmed generate --dataset airogs` finds the model by itself.
-    """
-    request = _request(recipe, changes, data, output, seed, device, workers, overwrite)
-    from synthmed.data.shards.read import open_folder
-    from synthmed.generators import registry
-    from synthmed.generators.diffusion.training.stages import find_autoencoder
-    from synthmed.generators.diffusion.training.stages import train_diffusion as run
-
-    first_stage = find_autoencoder(output, autoencoder)
-    if first_stage is None:
-        dataset = open_folder(data, "train").dataset or data.resolve().name
-        first_stage = registry.find_model(models_home(), dataset, kind="autoencoder").path
-    _finish("diffusion", run(request, first_stage), as_json)
-
-
-def _request(
-    recipe: str,
-    changes: list[str] | None,
-    data: Path,
-    output: Path,
-    seed: int,
-    device: str,
-    workers: int,
-    overwrite: bool,
-    vgg_weights: Path | None = None,
-) -> StageRequest:
-    from synthmed.config.recipes import load_recipe
-
-    # Before torch is imported: a wrong recipe is told in a fraction of a second.
-    resolved = load_recipe(recipe, changes or [])
-    from synthmed.generators.diffusion.training.stages import StageRequest
-
-    return StageRequest(resolved, data, output, seed, device, workers, overwrite, vgg_weights)
-
-
-def _finish(stage: str, figures: dict[str, Any], as_json: bool) -> None:
-    """Register the model and print the last figures, in the first process alone."""
-    from synthmed.generators import registry
+    if recipe is None:
+        recipe, changes = _chosen_recipe(data, device, changes)
+    request = open_recipe(
+        recipe,
+        changes,
+        data=data,
+        run=output,
+        seed=seed,
+        device=device,
+        num_workers=workers,
+        overwrite=overwrite,
+        vgg_weights=vgg_weights,
+    )
+    from synthmed.generators.stages import run_recipe
     from synthmed.runtime.processes import started_as_main
 
-    if not started_as_main():
-        return
-    entry = registry.register(models_home(), Path(figures["model"]))
-    result = {"stage": stage, "dataset": entry.config.dataset, "sha256": entry.sha256, **figures}
-    if as_json:
-        print_json(result)
+    results = []
+    for stage, figures in run_recipe(request):
+        if started_as_main():
+            results.append(register_stage(stage, figures))
+    if as_json and results:
+        print_json(results)
     else:
-        print_table(f"trained {stage}", ["figure", "value"], list(result.items()))
+        for result in results:
+            print_stage(result)
+
+
+def _chosen_recipe(data: Path, device: str, changes: list[str] | None) -> tuple[str, list[str]]:
+    """Return a recipe that suits the data, with the user's changes after those that fit it; say which and why."""
+    from synthmed.generators.choice import choose_recipe
+    from synthmed.runtime.device import select_device
+    from synthmed.runtime.processes import started_as_main
+
+    choice = choose_recipe(data, select_device(device).type)
+    if started_as_main():
+        said = " ".join(f"--set {change}" for change in choice.changes)
+        log(f"recipe: {' '.join([choice.name, said]).strip()} ({choice.reason})")
+    return choice.name, [*choice.changes, *(changes or [])]
