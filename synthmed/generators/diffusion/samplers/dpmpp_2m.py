@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from synthmed.generators.diffusion.samplers.sampler import Sampler
+from synthmed.generators.diffusion.samplers.sampler import Denoise, Sampler, StepNoise
 from synthmed.generators.diffusion.samplers.spacing import log_snr_timesteps
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from synthmed.generators.diffusion.samplers.sampler import Denoise, StepNoise
     from synthmed.generators.diffusion.schedule import NoiseSchedule
 
 

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 
     from synthmed.generators.diffusion.schedule import NoiseSchedule
 
-    Denoise = Callable[[Tensor, int], "Estimate"]
-    StepNoise = Callable[[int], Tensor]
+Denoise = Callable[["Tensor", int], "Estimate"]
+"""Gives the estimates at one timestep of a whole batch."""
+StepNoise = Callable[[int], "Tensor"]
+"""Gives standard normal noise for a step."""
 
 
 class Estimate(NamedTuple):
