@@ -9,12 +9,13 @@ import typer
 
 from synthmed.cli.common import JsonOption, models_home, print_json, print_table
 from synthmed.data.datasets import find_dataset, folder_info
-from synthmed.errors import UsageError
+from synthmed.errors import UsageError, nearest
 from synthmed.files.content import hash_file
-from synthmed.formats.headers import Header
+from synthmed.formats.headers import DEFAULT_FAMILY, Header
 from synthmed.formats.model_files import count_parameters, load_tensors, save_model, write_tensors
 from synthmed.generators import registry
 from synthmed.generators.families import FAMILIES, read_header
+from synthmed.generators.family import Family
 
 checkpoints = typer.Typer(help="List, show and register model files.")
 
@@ -82,14 +83,18 @@ def import_checkpoint(
         str | None,
         typer.Option("--classes", help="Class names in label order, A,B,...: for a data set that synthmed has not."),
     ] = None,
+    family: Annotated[str, typer.Option("--family", help="Family of generators that the file belongs to.")] = (
+        DEFAULT_FAMILY
+    ),
     as_json: JsonOption = False,
 ) -> None:
-    """Import a checkpoint of the published Medfusion code; nothing in it is ever run.
+    """Import a checkpoint of the published code, of Medfusion for one; nothing in it is ever run.
 
     Example: synthmed checkpoints import eye_diffusion.ckpt --dataset airogs
     """
-    from synthmed.generators.diffusion.medfusion import import_checkpoint as read
-
+    read = _find_family(family).import_file
+    if read is None:
+        raise UsageError(f"--family {family}", "there are no published files of this family to read")
     sides = None if size is None else parse_size(size)
     names = None if classes is None else parse_classes(classes)
     info = find_dataset(dataset) if names is None else folder_info(dataset, names)
@@ -105,14 +110,17 @@ def export_checkpoint(
     path: Annotated[Path, typer.Argument(help="Model file or run folder.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="safetensors file to write.")],
 ) -> None:
-    """Write a model's weights under Medfusion's own names, without a header, for use with its code.
+    """Write a model's weights as the published code names them, without a header, for use with it.
 
     Example: synthmed checkpoints export runs/airogs -o airogs-state-dict.safetensors
     """
-    from synthmed.generators.diffusion.medfusion import export_state_dict
 
     path = registry.resolve_path(path)
-    exported = export_state_dict(read_header(path), load_tensors(path))
+    header = read_header(path)
+    export = FAMILIES[header.family].export_tensors
+    if export is None:
+        raise UsageError(f"{path} is of the family {header.family}", "there is no published code to export it for")
+    exported = export(header, load_tensors(path))
     write_tensors(output, exported)
     print_table("exported", ["file", "tensors"], [[str(output), len(exported)]])
 
@@ -130,6 +138,12 @@ def halve_checkpoint(
     path = registry.resolve_path(path)
     save_model(output, read_header(path), load_tensors(path), half=True)
     print_table("halved", ["file", "MB"], [[str(output), output.stat().st_size / 1e6]])
+
+
+def _find_family(name: str) -> Family:
+    if name not in FAMILIES:
+        raise UsageError(f"unknown family: {name}", nearest(name, FAMILIES))
+    return FAMILIES[name]
 
 
 def parse_size(text: str) -> int | tuple[int, int]:

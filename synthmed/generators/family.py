@@ -19,12 +19,35 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from synthmed.data.datasets import DataSetInfo
     from synthmed.data.shards.read import ShardFolder
     from synthmed.runtime.processes import Processes
     from synthmed.training.task import Task
 
 OnStep = Callable[[int, int], None]
 """Called after each step of sampling with the steps done and the steps in all."""
+
+
+class ImportFile(Protocol):
+    """Reads a model file of a published program without running anything in it."""
+
+    def __call__(
+        self, path: Path, info: DataSetInfo, *, size: int | tuple[int, int] | None, vae: Path | None
+    ) -> tuple[Header[Any, Any], Mapping[str, Tensor]]:
+        """Return header and tensors.
+
+        Args:
+            path: The file.
+            info: Data set that the model was trained on.
+            size: Of its images where that is not the published one.
+            vae: The first stage's own file, where the model has one that lies apart.
+
+        Raises:
+            CheckpointError: Not such a file, broken, or not of this data set.
+        """
+
+
+ExportTensors = Callable[[Header[Any, Any], Mapping[str, "Tensor"]], Mapping[str, "Tensor"]]
 
 
 class Settings(HeaderPart, Protocol):
@@ -203,6 +226,10 @@ class Family:
     """Return the generator in a model file with this header, on a device."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """First word of the tensors' names -> what they belong to, for `checkpoints info`."""
+    import_file: ImportFile | None = None
+    """Reads the published program's files; `None` where there is no such program."""
+    export_tensors: ExportTensors | None = None
+    """Gives a model's tensors as the published program wants them."""
 
     def stage(self, name: str) -> Stage:
         """Return a stage by its name."""

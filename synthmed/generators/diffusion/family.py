@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from synthmed.formats.headers import Header
 from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX
@@ -13,11 +14,30 @@ from synthmed.generators.diffusion.settings import DiffusionSettings
 from synthmed.generators.diffusion.training.config import AdversarialConfig, AutoencoderConfig, DiffusionConfig
 from synthmed.generators.family import Family, Generator, Prepared, Stage, StageContext
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from synthmed.data.datasets import DataSetInfo
+
 
 def _load(path: Path, header: Header[Any, Any], device: Any) -> Generator:
     from synthmed.generators.diffusion.generator import load
 
     return load(path, header, device)
+
+
+def _import_file(
+    path: Path, info: DataSetInfo, *, size: int | tuple[int, int] | None, vae: Path | None
+) -> tuple[Header[Any, Any], Mapping[str, Tensor]]:
+    from synthmed.generators.diffusion.medfusion import import_checkpoint
+
+    return import_checkpoint(path, info, size=size, vae=vae)
+
+
+def _export_tensors(header: Header[Any, Any], tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    from synthmed.generators.diffusion.medfusion import export_state_dict
+
+    return export_state_dict(header, tensors)
 
 
 def _autoencoder(context: StageContext) -> Prepared:
@@ -51,4 +71,6 @@ DIFFUSION = Family(
     ),
     load=_load,
     parts={AUTOENCODER_PREFIX.rstrip("."): "autoencoder", DENOISER_PREFIX.rstrip("."): "denoiser"},
+    import_file=_import_file,
+    export_tensors=_export_tensors,
 )
