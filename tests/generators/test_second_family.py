@@ -137,7 +137,20 @@ def test_images_are_studied_and_scored(home, synthetic):
     study = ("--model", "resnet10t", "--steps", "4", "--batch-size", "8", "--seeds", "1", "-o", "worth")
     found = result(home, "train-classifier", "--real", "data", "--synthetic", "made", *study)
     assert {"real", "synthetic", "both"} == set(found["arms"])
-    run(home, "evaluate", "--real", "data", "--synthetic", "made", "--features", "radiomic", "-o", "scores")
+    run(
+        home,
+        "evaluate",
+        "--real",
+        "data",
+        "--synthetic",
+        "made",
+        "--features",
+        "radiomic",
+        "--checks",
+        "duplicates",
+        "-o",
+        "scores",
+    )
 
 
 def test_model_is_listed_and_described(home, model):
