@@ -22,7 +22,8 @@ from synthmed.cli.common import (
     print_table,
 )
 from synthmed.cli.generate_options import resolve_counts, resolve_share
-from synthmed.cli.setting_options import resolve_settings, with_setting_options
+from synthmed.cli.groups import grouped
+from synthmed.cli.setting_options import given_settings, resolve_settings
 from synthmed.data.shards.card import NOT_STATED
 from synthmed.errors import CheckpointError, IncompleteError, UsageError
 from synthmed.files.content import hash_file
@@ -49,7 +50,7 @@ class Precision(StrEnum):
     bf16 = "bf16"
 
 
-@with_setting_options
+@grouped(settings=given_settings)
 def generate(
     *,
     output: Annotated[

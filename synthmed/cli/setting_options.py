@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Annotated, Any
 
@@ -16,23 +15,10 @@ from synthmed.formats.headers import Header
 from synthmed.generators.families import FAMILIES
 
 
-def with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command whose argument `settings`, what the user has given by name, is an option for each setting."""
-    signature = inspect.signature(command, eval_str=True)
-    options = {name: _option(name, entry) for name, entry in _fields().items()}
-
-    @functools.wraps(command)
-    def wrapped(**values: Any) -> None:
-        given = {name: values.pop(name) for name in options}
-        plain = {name: value.value if isinstance(value, Enum) else value for name, value in given.items()}
-        command(**values, settings={name: value for name, value in plain.items() if value is not None})
-
-    parameters: list[inspect.Parameter] = []
-    for name, parameter in signature.parameters.items():
-        parameters += options.values() if name == "settings" else [parameter]
-    wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return wrapped
+def given_settings(**options: Any) -> dict[str, Any]:
+    """Return the settings that the user has given, by name; a group of options."""
+    plain = {name: value.value if isinstance(value, Enum) else value for name, value in options.items()}
+    return {name: value for name, value in plain.items() if value is not None}
 
 
 def resolve_settings(header: Header[Any, Any], given: Mapping[str, Any]) -> Any:
@@ -81,3 +67,8 @@ def _option(name: str, entry: dataclasses.Field[Any]) -> inspect.Parameter:
 
 def _words(name: str) -> str:
     return name.replace("_", "-")
+
+
+given_settings.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [_option(name, entry) for name, entry in _fields().items()]
+)

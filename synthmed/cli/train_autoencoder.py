@@ -7,29 +7,22 @@ from typing import Annotated
 
 import typer
 
-from synthmed.cli.common import DeviceOption, JsonOption, OverwriteOption, SeedOption, VggOption
-from synthmed.cli.training import (
-    DataOption,
-    RecipeOption,
-    RunOption,
-    SetOption,
-    WorkersOption,
-    find_stage,
-    open_recipe,
-    run_single_stage,
-)
+from synthmed.cli.common import JsonOption
+from synthmed.cli.groups import grouped
+from synthmed.cli.training import find_stage, run_single_stage, training_request
 from synthmed.errors import CheckpointError, UsageError
+from synthmed.generators.family import StageRequest
 
 
+@grouped(request=training_request)
 def train_autoencoder(
-    recipe: RecipeOption,
-    data: DataOption,
-    output: RunOption,
+    *,
+    request: StageRequest,
     adversarial: Annotated[
         bool,
         typer.Option(
             "--adversarial",
-            help="Second stage: train the trained autoencoder on, against discriminators, as the recipe's section "
+            help="Second stage: train the trained autoencoder on, against discriminators, as the recipe's table "
             "adversarial says.",
         ),
     ] = False,
@@ -42,12 +35,6 @@ def train_autoencoder(
             show_default=False,
         ),
     ] = None,
-    vgg_weights: VggOption = None,
-    changes: SetOption = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    workers: WorkersOption = 2,
-    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train the autoencoder of a model: images to latents and back.
@@ -60,25 +47,14 @@ def train_autoencoder(
     """
     if autoencoder is not None and not adversarial:
         raise UsageError("--autoencoder without --adversarial", "a first stage starts from random weights")
-    request = open_recipe(
-        recipe,
-        changes,
-        data=data,
-        run=output,
-        seed=seed,
-        device=device,
-        num_workers=workers,
-        overwrite=overwrite,
-        vgg_weights=vgg_weights,
-    )
     stage, start = find_stage(request, "adversarial" if adversarial else "autoencoder"), None
     if adversarial:
         from synthmed.generators.stages import find_start
 
-        start = find_start(stage, output, autoencoder)
+        start = find_start(stage, request.run, autoencoder)
         if start is None:
             raise CheckpointError(
-                f"no trained autoencoder in {output}",
+                f"no trained autoencoder in {request.run}",
                 "train one without --adversarial first, or name one: --autoencoder",
             )
     run_single_stage(request, stage, start, as_json)

@@ -7,24 +7,17 @@ from typing import Annotated
 
 import typer
 
-from synthmed.cli.common import DeviceOption, JsonOption, OverwriteOption, SeedOption, models_home
-from synthmed.cli.training import (
-    DataOption,
-    RecipeOption,
-    RunOption,
-    SetOption,
-    WorkersOption,
-    find_stage,
-    open_recipe,
-    run_single_stage,
-)
+from synthmed.cli.common import JsonOption, models_home
+from synthmed.cli.groups import grouped
+from synthmed.cli.training import find_stage, run_single_stage, training_request
 from synthmed.generators import registry
+from synthmed.generators.family import StageRequest
 
 
+@grouped(request=training_request)
 def train_diffusion(
-    recipe: RecipeOption,
-    data: DataOption,
-    output: RunOption,
+    *,
+    request: StageRequest,
     autoencoder: Annotated[
         Path | None,
         typer.Option(
@@ -34,11 +27,6 @@ def train_diffusion(
             "one trained on this data set.",
         ),
     ] = None,
-    changes: SetOption = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    workers: WorkersOption = 2,
-    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train the denoiser of a model on the latents of a trained autoencoder.
@@ -47,22 +35,12 @@ def train_diffusion(
 
     When it ends, `synthmed generate --dataset airogs` finds the model by itself.
     """
-    request = open_recipe(
-        recipe,
-        changes,
-        data=data,
-        run=output,
-        seed=seed,
-        device=device,
-        num_workers=workers,
-        overwrite=overwrite,
-    )
     stage = find_stage(request, "diffusion")
     from synthmed.data.shards.read import open_folder
     from synthmed.generators.stages import find_start
 
-    start = find_start(stage, output, autoencoder)
+    start = find_start(stage, request.run, autoencoder)
     if start is None:
-        dataset = open_folder(data, "train").dataset or data.resolve().name
+        dataset = open_folder(request.data, "train").dataset or request.data.resolve().name
         start = registry.find_model(models_home(), dataset, kind="autoencoder").path
     run_single_stage(request, stage, start, as_json)

@@ -2,47 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from synthmed.cli.common import models_home, print_json, print_table
+from synthmed.cli.common import (
+    DeviceOption,
+    OverwriteOption,
+    SeedOption,
+    VggOption,
+    models_home,
+    print_json,
+    print_table,
+)
 from synthmed.errors import UsageError
 from synthmed.files.storage import location
 from synthmed.generators import registry
 from synthmed.generators.families import FAMILIES, load_recipe
 from synthmed.generators.family import Stage, StageRequest
-
-RecipeOption = Annotated[
-    str, typer.Option("--recipe", "-r", help="Name of a recipe (see `synthmed recipes list`) or a .toml file.")
-]
-DataOption = Annotated[
-    Path,
-    typer.Option(
-        "--data",
-        "-d",
-        help="Folder of shards made by `synthmed prepare`, with train and validation.",
-        parser=location,
-        metavar="DIR",
-    ),
-]
-RunOption = Annotated[
-    Path, typer.Option("--output", "-o", help="Run folder; all stages of a model share one. The same command resumes.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change a recipe value: section.key=value. Give it as often as needed."),
-]
-WorkersOption = Annotated[
-    int, typer.Option("--workers", min=0, help="Processes that load images which do not fit in memory.")
-]
+from synthmed.runtime.progress import log
 
 
-def open_recipe(recipe: str, changes: Sequence[str] | None, **request: Any) -> StageRequest:
-    """Return what a training is asked for; a wrong recipe is told before torch is imported."""
-    return StageRequest(load_recipe(recipe, changes or []), **request)
+def training_request(
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            "-d",
+            help="Folder of shards made by `synthmed prepare`, with train and validation.",
+            parser=location,
+            metavar="DIR",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Run folder; all stages of a model share one. The same command resumes."),
+    ],
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            "-r",
+            help="Name of a recipe (see `synthmed recipes list`) or a .toml file.",
+            show_default="one that suits the shards and the device",
+        ),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a recipe value: table.key=value. Give it as often as needed."),
+    ] = None,
+    vgg_weights: VggOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Processes that load images which do not fit in memory.")
+    ] = 2,
+    overwrite: OverwriteOption = False,
+) -> StageRequest:
+    """Return what a training is asked for; a group of options."""
+    if recipe is None:
+        recipe, changes = _choose(data, device, changes)
+    # A wrong recipe is told before torch is imported.
+    chosen = load_recipe(recipe, changes or [])
+    return StageRequest(chosen, data, output, seed, device, workers, overwrite, vgg_weights)
+
+
+def _choose(data: Path, device: str, changes: list[str] | None) -> tuple[str, list[str]]:
+    """Return a recipe that suits the data, with the user's changes after those that fit it; say which and why."""
+    from synthmed.generators.choice import choose_recipe
+    from synthmed.runtime.device import select_device
+    from synthmed.runtime.processes import started_as_main
+
+    choice = choose_recipe(data, select_device(device).type)
+    if started_as_main():
+        said = " ".join(f"--set {change}" for change in choice.changes)
+        log(f"recipe: {' '.join([choice.name, said]).strip()} ({choice.reason})")
+    return choice.name, [*choice.changes, *(changes or [])]
 
 
 def find_stage(request: StageRequest, name: str) -> Stage:

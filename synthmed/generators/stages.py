@@ -16,7 +16,7 @@ from synthmed.files.content import read_json
 from synthmed.files.outputs import open_output
 from synthmed.formats.diffusers_files import find_weights
 from synthmed.generators.families import FAMILIES
-from synthmed.generators.family import Stage, StageContext, StageRequest
+from synthmed.generators.family import Recipe, Stage, StageContext, StageRequest
 from synthmed.runtime import device as devices
 from synthmed.runtime.processes import Processes, join_processes
 from synthmed.runtime.progress import log
@@ -42,7 +42,7 @@ def run_stage(request: StageRequest, stage: Stage, start: Path | None = None) ->
     device = devices.select_device(request.device)
     devices.configure(device)
     with join_processes(device) as (processes, device):
-        train, validation = _open_splits(request, processes)
+        train, validation = _open_splits(request, processes, device)
         context = StageContext(request, train, validation, start, device, processes)
         prepared = stage.prepare(context)
         folder = request.run / stage.name
@@ -84,7 +84,7 @@ def find_start(stage: Stage, run: Path, chosen: Path | None = None) -> Path | No
     )
 
 
-def _open_splits(request: StageRequest, processes: Processes) -> tuple[ShardFolder, ShardFolder]:
+def _open_splits(request: StageRequest, processes: Processes, device: torch.device) -> tuple[ShardFolder, ShardFolder]:
     """Return both splits, and say on stderr what is unusual about them.
 
     Raises:
@@ -99,9 +99,18 @@ def _open_splits(request: StageRequest, processes: Processes) -> tuple[ShardFold
         raise DataError(
             f"{request.data} has no training images of {', '.join(missing)}", "prepare the data without that class"
         )
-    if recipe.dataset and train.dataset != recipe.dataset and processes.main:
-        log(f"note: recipe {recipe.name} is for {recipe.dataset}, the shards are of {train.dataset}")
+    if processes.main:
+        for note in _notes(recipe, train, device):
+            log(f"note: {note}")
     return train, validation
+
+
+def _notes(recipe: Recipe, train: ShardFolder, device: torch.device) -> Iterator[str]:
+    """Yield what does not fit though it is no error."""
+    if recipe.dataset and train.dataset != recipe.dataset:
+        yield f"recipe {recipe.name} is for {recipe.dataset}, the shards are of {train.dataset}"
+    if recipe.device == "gpu" and device.type == "cpu":
+        yield f"recipe {recipe.name} is for a GPU: on a CPU it takes weeks; see `synthmed recipes list`"
 
 
 def _claim(folder: Path, stage: Stage, context: StageContext, settings: Mapping[str, Any]) -> None:
