@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,12 +62,14 @@ def _missing_counts(model: Header[Any, Any], real: Path) -> tuple[int, ...]:
     from synthmed.data.shards.read import open_folder
 
     folder = open_folder(real, "train")
-    if folder.classes != model.classes:
+    found = model.classes.labels_of(folder.classes)
+    if None in found or len(set(found)) != len(model.classes):
         raise DataError(
             f"{real} has the classes {', '.join(folder.classes)}, the model {', '.join(model.classes)}",
             "give the shards of the data set that the model was trained on",
         )
-    have = [sum(entry.label == label for entry in folder.entries) for label in range(len(folder.classes))]
+    counts = Counter(found[entry.label] for entry in folder.entries)
+    have = [counts[label] for label in range(len(model.classes))]
     if len(set(have)) == 1:
         raise DataError(f"{real} is balanced already: {have[0]} images of each class", "use --balanced -n N")
     return tuple(max(have) - count for count in have)

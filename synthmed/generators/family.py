@@ -19,34 +19,15 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from synthmed.data.datasets import DataSetInfo
     from synthmed.data.shards.read import ShardFolder
     from synthmed.runtime.processes import Processes
     from synthmed.training.task import Task
 
 OnStep = Callable[[int, int], None]
 """Called after each step of sampling with the steps done and the steps in all."""
-
-
-class ImportFile(Protocol):
-    """Reads a model file of a published program without running anything in it."""
-
-    def __call__(
-        self, path: Path, info: DataSetInfo, *, size: int | tuple[int, int] | None, vae: Path | None
-    ) -> tuple[Header[Any, Any], Mapping[str, Tensor]]:
-        """Return header and tensors.
-
-        Args:
-            path: The file.
-            info: Data set that the model was trained on.
-            size: Of its images where that is not the published one.
-            vae: The first stage's own file, where the model has one that lies apart.
-
-        Raises:
-            CheckpointError: Not such a file, broken, or not of this data set.
-        """
-
-
+ImportFile = Callable[..., tuple[Header[Any, Any], Mapping[str, "Tensor"]]]
+"""`import_file(path, info, size=..., vae=...)` gives header and tensors of a published program's file, running nothing
+in it: for a data set, with the images' size and the first stage's file where these are not as published."""
 ExportTensors = Callable[[Header[Any, Any], Mapping[str, "Tensor"]], Mapping[str, "Tensor"]]
 
 

@@ -26,12 +26,10 @@ def _load(path: Path, header: Header[Any, Any], device: Any) -> Generator:
     return load(path, header, device)
 
 
-def _import_file(
-    path: Path, info: DataSetInfo, *, size: int | tuple[int, int] | None, vae: Path | None
-) -> tuple[Header[Any, Any], Mapping[str, Tensor]]:
+def _import_file(path: Path, info: DataSetInfo, **changes: Any) -> tuple[Header[Any, Any], Mapping[str, Tensor]]:
     from synthmed.generators.diffusion.medfusion import import_checkpoint
 
-    return import_checkpoint(path, info, size=size, vae=vae)
+    return import_checkpoint(path, info, **changes)
 
 
 def _export_tensors(header: Header[Any, Any], tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
