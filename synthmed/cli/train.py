@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from synthmed.cli.common import JsonOption, print_json
 from synthmed.cli.groups import grouped
-from synthmed.cli.training import print_stage, register_stage, training_request
+from synthmed.cli.training import print_stage, register_model, stage_result, training_request
 from synthmed.generators.family import StageRequest
 
 
@@ -20,12 +20,13 @@ def train(*, request: StageRequest, as_json: JsonOption = False) -> None:
     from synthmed.generators.stages import run_recipe
     from synthmed.runtime.processes import started_as_main
 
-    results = []
-    for stage, figures in run_recipe(request):
-        if started_as_main():
-            results.append(register_stage(stage, figures))
-    if as_json and results:
+    finished = list(run_recipe(request))
+    if not started_as_main():
+        return
+    # The last stage's model is the whole one. Those of a run that was given up are not to be found by their data set.
+    register_model(finished[-1][1])
+    results = [stage_result(*stage) for stage in finished]
+    if as_json:
         print_json(results)
-    else:
-        for result in results:
-            print_stage(result)
+    for result in () if as_json else results:
+        print_stage(result)

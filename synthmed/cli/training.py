@@ -17,9 +17,10 @@ from synthmed.cli.common import (
     print_table,
 )
 from synthmed.errors import UsageError
+from synthmed.files.content import hash_file
 from synthmed.files.storage import location
 from synthmed.generators import registry
-from synthmed.generators.families import FAMILIES, load_recipe
+from synthmed.generators.families import FAMILIES, load_recipe, read_header
 from synthmed.generators.family import Stage, StageRequest
 from synthmed.runtime.progress import log
 
@@ -97,10 +98,15 @@ def find_stage(request: StageRequest, name: str) -> Stage:
     return family.stage(name)
 
 
-def register_stage(stage: str, figures: dict[str, Any]) -> dict[str, Any]:
-    """Make a finished stage's model findable, and return what the command says of it."""
-    entry = registry.register(models_home(), Path(figures["model"]))
-    return {"stage": stage, "dataset": entry.header.dataset, "sha256": entry.sha256, **figures}
+def register_model(figures: dict[str, Any]) -> None:
+    """Make a finished model findable by its data set."""
+    registry.register(models_home(), Path(figures["model"]))
+
+
+def stage_result(stage: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """Return what a command says of a finished stage."""
+    path = Path(figures["model"])
+    return {"stage": stage, "dataset": read_header(path).dataset, "sha256": hash_file(path), **figures}
 
 
 def run_single_stage(request: StageRequest, stage: Stage, start: Path | None, as_json: bool) -> None:
@@ -111,7 +117,8 @@ def run_single_stage(request: StageRequest, stage: Stage, start: Path | None, as
     figures = run_stage(request, stage, start)
     if not started_as_main():
         return
-    result = register_stage(stage.name, figures)
+    register_model(figures)
+    result = stage_result(stage.name, figures)
     if as_json:
         print_json(result)
     else:
