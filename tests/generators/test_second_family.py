@@ -147,7 +147,7 @@ def test_images_are_studied_and_scored(home, synthetic):
         "--features",
         "radiomic",
         "--checks",
-        "duplicates",
+        "artefacts",
         "-o",
         "scores",
     )
