@@ -26,7 +26,7 @@ from synthmed.production.plan import GenerateConfig, extended, plan
 from synthmed.production.regenerate import regenerate
 from synthmed.production.run import ALL, Share, dry_run, generate, stream
 
-SAMPLER = SamplerConfig(sampler="dpmpp-2m", steps=3, eta=0.0)
+SAMPLER = DiffusionSettings(sampler="dpmpp-2m", steps=3, eta=0.0)
 
 
 @pytest.fixture
@@ -100,9 +100,9 @@ def test_other_than_square_images_and_what_their_folder_says(config, save_tiny_m
     assert generate(wide, tmp_path / "out", device="cpu")["made_now"] == 0
 
 
-def test_unconditional_model_makes_images_of_its_one_class(config, tiny_config, make_tensors, tmp_path):
-    unet = replace(tiny_config.unet, conditional=False)
-    model = replace(tiny_config, unet=unet, classes=("image",), aliases={}, positive="")
+def test_unconditional_model_makes_images_of_its_one_class(config, tiny_header, make_tensors, tmp_path):
+    unet = replace(tiny_header.unet, conditional=False)
+    model = replace(tiny_header, unet=unet, classes=("image",), aliases={}, positive="")
     save_model(tmp_path / "free.safetensors", model, make_tensors(model))
     free = replace(config, checkpoint=tmp_path / "free.safetensors", model=model, counts=(3,))
     assert generate(free, tmp_path / "out", device="cpu")["images"] == {"image": 3}

@@ -127,9 +127,9 @@ def test_weights_of_other_precision_become_single(lightning_file, tiny_tensors, 
 
 def test_objective_x_0_and_clipping_are_read(lightning_file, tmp_path):
     pipeline = imported(lightning_file(estimator_objective="x_0", clip_x0=True), tmp_path / "a.safetensors")
-    assert (pipeline.config.unet.objective, pipeline.config.unet.clip_x_0) == ("x_0", True)
+    assert (pipeline.header.unet.objective, pipeline.header.unet.clip_x_0) == ("x_0", True)
     plain = imported(lightning_file(clip_x0=False), tmp_path / "b.safetensors")
-    assert (plain.config.unet.objective, plain.config.unet.clip_x_0) == ("eps", False)
+    assert (plain.header.unet.objective, plain.header.unet.clip_x_0) == ("eps", False)
     x_t, t = torch.randn(2, 4, 4, 4), torch.tensor([0, 600])
     network = plain.denoiser(x_t, t, torch.tensor([0, 1]))
     assert torch.equal(plain.denoise(x_t, t, torch.tensor([0, 1])), network)
@@ -140,16 +140,16 @@ def test_objective_x_0_and_clipping_are_read(lightning_file, tmp_path):
 
 @pytest.mark.parametrize("build", ["unet2", "unet1"])
 @pytest.mark.parametrize("legacy", [False, True])
-def test_every_variant_of_the_denoiser_comes_back(lightning_file, tiny_config, make_tensors, build, legacy):
+def test_every_variant_of_the_denoiser_comes_back(lightning_file, tiny_header, make_tensors, build, legacy):
     for changes in (
         {"learned_variance": True},
         {"self_conditioning": True},
         {"conditional": False},
         {"objective": "x_0", "learned_variance": True, "self_conditioning": True, "clip_x_0": True},
     ):
-        unet = dataclasses.replace(tiny_config.unet, build=build, **changes)
-        classes = tiny_config.classes if unet.conditional else ("image",)
-        config = dataclasses.replace(tiny_config, unet=unet, classes=classes, aliases={})
+        unet = dataclasses.replace(tiny_header.unet, build=build, **changes)
+        classes = tiny_header.classes if unet.conditional else ("image",)
+        config = dataclasses.replace(tiny_header, unet=unet, classes=classes, aliases={})
         tensors = make_tensors(config)
         objective = {"eps": "x_T", "x_0": "x_0"}[unet.objective]
         # What the options say is left out: the tensors tell.
@@ -168,7 +168,7 @@ def test_garbage_in_place_of_the_variance_changes_no_image(lightning_file, tmp_p
 
     plain = imported(lightning_file(), tmp_path / "a.safetensors")
     learned = imported(lightning_file(state(add_variance)), tmp_path / "b.safetensors")
-    assert learned.config.unet.learned_variance
+    assert learned.header.unet.learned_variance
     images = [
         pipeline.sample([0, 1], seeds=[1, 2], sampler=sampler, eta=eta, steps=4, guidance_scale=2.0)
         for pipeline in (plain, learned)
@@ -178,7 +178,7 @@ def test_garbage_in_place_of_the_variance_changes_no_image(lightning_file, tmp_p
 
 def test_centring_of_inputs_is_noted_and_sampled_as_medfusion_does(lightning_file, tmp_path, capsys):
     centred = imported(lightning_file(do_input_centering=True), tmp_path / "a.safetensors")
-    assert centred.config.training["input_centering"] is True
+    assert centred.header.training["input_centering"] is True
     assert "do_input_centering" in capsys.readouterr().err
     plain = imported(lightning_file(), tmp_path / "b.safetensors")
     assert capsys.readouterr().err == ""
@@ -208,7 +208,7 @@ def test_other_noise_schedules_are_medfusions(lightning_file, given, strategy):
     assert torch.allclose(build_schedule(config.schedule).betas, wanted.float(), rtol=1e-4)
 
 
-def test_unconditional_model_has_one_class_and_samples(lightning_file, tmp_path, make_tensors, tiny_config):
+def test_unconditional_model_has_one_class_and_samples(lightning_file, tmp_path, make_tensors, tiny_header):
     without = state(lambda tensors: tensors.pop(DENOISER_PREFIX + "cond_embedder.embedding.weight"))
     pipeline = imported(lightning_file(without), tmp_path / "a.safetensors")
     assert pipeline.classes == ("image",)
@@ -234,7 +234,7 @@ def test_more_classes_than_two_take_names_from_the_user(lightning_file, tmp_path
 
 def test_size_may_be_any_multiple_of_the_down_sampling(lightning_file, tmp_path):
     pipeline = imported(lightning_file(), tmp_path / "a.safetensors", size=(12, 20))
-    assert pipeline.config.size == (12, 20)
+    assert pipeline.header.size == (12, 20)
     assert pipeline.sample([0], seeds=[1], steps=2).shape == (1, 3, 12, 20)
     assert import_checkpoint(lightning_file(), AIROGS)[0].size == 256
     with pytest.raises(UsageError, match=r"--size 18: sides must be multiples of 4"):
@@ -261,9 +261,9 @@ def test_export_hides_the_latent_scale_so_that_medfusion_computes_the_same(tiny_
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_export_gives_back_what_was_imported(lightning_file, tiny_config, make_tensors, legacy):
-    unet = dataclasses.replace(tiny_config.unet, objective="x_0", learned_variance=True, self_conditioning=True)
-    tensors = make_tensors(dataclasses.replace(tiny_config, unet=unet))
+def test_export_gives_back_what_was_imported(lightning_file, tiny_header, make_tensors, legacy):
+    unet = dataclasses.replace(tiny_header.unet, objective="x_0", learned_variance=True, self_conditioning=True)
+    tensors = make_tensors(dataclasses.replace(tiny_header, unet=unet))
     path = lightning_file(tensors=tensors, legacy=legacy, estimator_objective="x_0")
     exported = export_state_dict(*import_checkpoint(path, AIROGS, size=16))
     assert exported.keys() == tensors.keys()

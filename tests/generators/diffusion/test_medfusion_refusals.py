@@ -236,10 +236,10 @@ def measure(*paths: Path) -> list[tuple[str, int]]:
 
 
 @needs_proc
-def test_memory_stays_below_one_and_a_half_times_the_file(lightning_file, tiny_config, make_tensors):
+def test_memory_stays_below_one_and_a_half_times_the_file(lightning_file, tiny_header, make_tensors):
     """20 M parameters; those of two copies at once, as files and as random networks to load into, do not pass."""
-    unet = dataclasses.replace(tiny_config.unet, widths=(64, 128, 256, 256), strides=(1, 2, 2, 2), norm_groups=8)
-    tensors = make_tensors(dataclasses.replace(tiny_config, unet=unet))
+    unet = dataclasses.replace(tiny_header.unet, widths=(64, 128, 256, 256), strides=(1, 2, 2, 2), norm_groups=8)
+    tensors = make_tensors(dataclasses.replace(tiny_header, unet=unet))
     norm = {"norm_name": ("GROUP", {"num_groups": 8})}
     paths = [
         lightning_file(name=f"large{legacy}.ckpt", tensors=tensors, legacy=legacy, noise_estimator_kwargs=norm)
