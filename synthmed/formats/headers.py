@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from synthmed.config.tables import from_dict, to_dict
 from synthmed.data.labels import Classes
-from synthmed.errors import CheckpointError, DataError, RecipeError
+from synthmed.errors import CheckpointError, DataError, RecipeError, nearest
 from synthmed.formats.diffusers_files import AutoencoderKLConfig
 
 DEFAULT_FAMILY = "diffusion"
@@ -55,7 +55,7 @@ class Header(Generic[Build, Sampling]):
     training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.size != 0 and min(self.height_width) < 1:
+        if min(self.height_width) < 1 and (self.size != 0 or self.kind == GENERATOR):
             raise RecipeError(f"size is {self.size}", "sides must be at least 1")
         if (self.kind == GENERATOR) != (self.sampling is not None):
             raise RecipeError(f"a model of kind {self.kind} has sampling settings {self.sampling}")
@@ -161,14 +161,20 @@ def table_of_version_1(config: Any, path: Path) -> dict[str, Any]:
     """Return the table of a file from before there were families: it lists the parts of a diffusion model."""
     places = {"kind", "dataset", "classes", "aliases", "positive", "size", "sampler", "training"}
     known = places | {"vae", "unet", "schedule", "latent_scale"}
-    if not isinstance(config, dict) or not config.keys() <= known:
-        raise CheckpointError(f"the configuration in {path} is not valid: {sorted(set(config) - known)}")
+    wrong = f"the configuration in {path} is not valid"
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{wrong}: it is {config!r}", "a section is wanted")
+    if unknown := sorted(config.keys() - known):
+        raise CheckpointError(f"{wrong}: unknown key in {path.name}: {unknown[0]}", nearest(unknown[0], sorted(known)))
     whole = config.get("kind", "pipeline") == "pipeline"
     size = config.get("size", 64)
     height, width = size if isinstance(size, list) and len(size) == 2 else (size, size)
     build = {name: value for name, value in config.items() if name not in places}
     if not whole:
         build = {name: build[name] for name in ("vae", "latent_scale") if name in build}
+        # Of Stable Diffusion's autoencoder, what stood there as the size meant nothing.
+        if isinstance(vae := build.get("vae"), dict) and vae.get("build") == "AutoencoderKL":
+            height = width = 0
     return {
         "family": DEFAULT_FAMILY,
         "kind": GENERATOR if whole else config["kind"],

@@ -55,9 +55,9 @@ def register(home: Path, path: Path) -> Entry:
         )
     sha256 = hash_file(path)
     entry = Entry(path.resolve(), header, sha256, time.time())
-    # The data set's name comes from the file: it must not lead out of the folder.
-    dataset = re.sub(r"[^A-Za-z0-9_-]+", "-", header.dataset)[:64]
-    name = f"{dataset}-{header.kind}-{sha256[:12]}.json"
+    # Data set and kind come from the file: they must not lead out of the folder.
+    dataset, kind = (re.sub(r"[^A-Za-z0-9_-]+", "-", word)[:64] for word in (header.dataset, header.kind))
+    name = f"{dataset}-{kind}-{sha256[:12]}.json"
     write_json(
         home / "models" / name,
         {"path": str(entry.path), "sha256": sha256, "registered": entry.registered},

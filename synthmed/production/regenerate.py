@@ -89,14 +89,18 @@ def _config(metadata: dict[str, Any], key: str, checkpoints: Iterable[tuple[Path
     header = read_header(found[0])
     if label >= len(header.classes):
         raise DataError(f"{key} has the label {label}, its model {len(header.classes)} classes")
+    try:
+        settings.check(header)
+    except RecipeError as error:
+        raise DataError(f"{key} was made in a way that its model does not have: {error}") from error
     counts = tuple(int(each == label) for each in range(len(header.classes)))
     return GenerateConfig(found[0], sha256, header, counts, seed, settings, precision=precision)
 
 
 def _settings(metadata: dict[str, Any], key: str) -> Any:
     """Return the sampling settings in a sample's metadata, as its family has them."""
-    family = metadata.get("family", DEFAULT_FAMILY)
+    family = str(metadata.get("family", DEFAULT_FAMILY))
     if family not in FAMILIES:
-        raise CheckpointError(f"{key} was made by the family {family!r}", nearest(str(family), FAMILIES))
+        raise CheckpointError(f"{key} was made by the family {family!r}", nearest(family, FAMILIES))
     settings = FAMILIES[family].settings
     return from_dict(settings, {field.name: metadata[field.name] for field in dataclasses.fields(settings)}, key)

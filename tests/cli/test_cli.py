@@ -416,7 +416,7 @@ def test_options_reach_the_production_resolved(
     config = seen["config"]
     assert (config.counts, config.seed, config.checkpoint) == ((1, 3), 9, tiny_model_file)
     assert config.checkpoint_sha256 == hash_file(tiny_model_file)
-    assert config.sampler == SamplerConfig(sampler="dpmpp-2m", steps=20, eta=0.0, guidance_scale=2.0)
+    assert config.sampler == DiffusionSettings(sampler="dpmpp-2m", steps=20, eta=0.0, guidance_scale=2.0)
     assert (seen["output"], seen["batch_size"], seen["device"], seen["overwrite"]) == (
         tmp_path / "out",
         2,
@@ -442,13 +442,13 @@ def test_options_reach_the_production_resolved(
     ],
 )
 def test_labels_and_numbers_become_counts(
-    tiny_config: ModelConfig, labels: list[str], number: int | None, balanced: bool, counts: tuple[int, ...]
+    tiny_header: DiffusionHeader, labels: list[str], number: int | None, balanced: bool, counts: tuple[int, ...]
 ) -> None:
-    assert resolve_counts(tiny_config, labels, number, balanced) == counts
+    assert resolve_counts(tiny_header, labels, number, balanced) == counts
 
 
-def test_model_of_one_class_needs_a_number_alone(tiny_config: ModelConfig) -> None:
-    one = dataclasses.replace(tiny_config, classes=("image",), aliases={})
+def test_model_of_one_class_needs_a_number_alone(tiny_header: DiffusionHeader) -> None:
+    one = dataclasses.replace(tiny_header, classes=("image",), aliases={})
     assert resolve_counts(one, [], 7, False) == (7,)
     assert resolve_counts(one, ["image=3"], None, False) == (3,)
     with pytest.raises(UsageError, match="how many images of image"):
@@ -476,33 +476,33 @@ def test_model_of_one_class_needs_a_number_alone(tiny_config: ModelConfig) -> No
     ],
 )
 def test_options_that_do_not_go_together_are_usage_errors(
-    tiny_config: ModelConfig, labels: list[str], number: int | None, balanced: bool, message: str
+    tiny_header: DiffusionHeader, labels: list[str], number: int | None, balanced: bool, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        resolve_counts(tiny_config, labels, number, balanced)
+        resolve_counts(tiny_header, labels, number, balanced)
 
 
-def test_sampler_settings_are_the_models_own_unless_said(tiny_config: ModelConfig) -> None:
-    own = SamplerConfig(sampler="ddim", steps=30, eta=0.5, guidance_scale=3.0)
-    model = dataclasses.replace(tiny_config, sampler=own)
+def test_sampler_settings_are_the_models_own_unless_said(tiny_header: DiffusionHeader) -> None:
+    own = DiffusionSettings(sampler="ddim", steps=30, eta=0.5, guidance_scale=3.0)
+    model = dataclasses.replace(tiny_header, sampler=own)
     assert resolve_sampler(model, None, None, None, None) == own
     assert resolve_sampler(model, "ddim", None, None, None) == own
-    assert resolve_sampler(model, None, 10, 0.0, 1.0) == SamplerConfig("ddim", 10, 0.0, 1.0)
+    assert resolve_sampler(model, None, 10, 0.0, 1.0) == DiffusionSettings("ddim", 10, 0.0, 1.0)
 
 
-def test_other_sampler_brings_its_usual_settings(tiny_config: ModelConfig) -> None:
-    ddim = dataclasses.replace(tiny_config, sampler=SamplerConfig("ddim", 30, 0.5, 3.0))
-    assert resolve_sampler(ddim, "dpmpp-2m", None, None, None) == SamplerConfig("dpmpp-2m", 20, 0.0, 3.0)
-    assert resolve_sampler(ddim, "dpmpp-2m", 12, None, None) == SamplerConfig("dpmpp-2m", 12, 0.0, 3.0)
-    dpm = dataclasses.replace(tiny_config, sampler=SamplerConfig("dpmpp-2m", 15, 0.0, 2.0))
-    assert resolve_sampler(dpm, "ddim", None, None, None) == SamplerConfig("ddim", 150, 1.0, 2.0)
+def test_other_sampler_brings_its_usual_settings(tiny_header: DiffusionHeader) -> None:
+    ddim = dataclasses.replace(tiny_header, sampler=DiffusionSettings("ddim", 30, 0.5, 3.0))
+    assert resolve_sampler(ddim, "dpmpp-2m", None, None, None) == DiffusionSettings("dpmpp-2m", 20, 0.0, 3.0)
+    assert resolve_sampler(ddim, "dpmpp-2m", 12, None, None) == DiffusionSettings("dpmpp-2m", 12, 0.0, 3.0)
+    dpm = dataclasses.replace(tiny_header, sampler=DiffusionSettings("dpmpp-2m", 15, 0.0, 2.0))
+    assert resolve_sampler(dpm, "ddim", None, None, None) == DiffusionSettings("ddim", 150, 1.0, 2.0)
 
 
-def test_settings_that_the_sampler_cannot_follow_are_usage_errors(tiny_config: ModelConfig) -> None:
+def test_settings_that_the_sampler_cannot_follow_are_usage_errors(tiny_header: DiffusionHeader) -> None:
     with pytest.raises(UsageError, match="dpmpp-2m has no eta"):
-        resolve_sampler(tiny_config, "dpmpp-2m", None, 0.5, None)
+        resolve_sampler(tiny_header, "dpmpp-2m", None, 0.5, None)
     with pytest.raises(UsageError, match="guidance_scale is nan"):
-        resolve_sampler(tiny_config, None, None, None, float("nan"))
-    short = dataclasses.replace(tiny_config, schedule=ScheduleConfig(num_timesteps=50))
+        resolve_sampler(tiny_header, None, None, None, float("nan"))
+    short = dataclasses.replace(tiny_header, schedule=ScheduleConfig(num_timesteps=50))
     with pytest.raises(UsageError, match=r"--steps 51 \(the model has 50 timesteps\)"):
         resolve_sampler(short, None, 51, None, None)

@@ -68,7 +68,7 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory, save_tiny_model: Any) ->
     """What `synthmed generate` makes: 8 x 4 images for training."""
     path = tmp_path_factory.mktemp("synthetic")
     model = save_tiny_model(path / "tiny.safetensors")
-    config = GenerateConfig(model, hash_file(model), read_config(model), (16, 16), 0, SamplerConfig(steps=2))
+    config = GenerateConfig(model, hash_file(model), read_config(model), (16, 16), 0, DiffusionSettings(steps=2))
     generate(config, path / "out", device="cpu")
     return path / "out"
 

@@ -94,7 +94,7 @@ def config(tiny_model_file: Path) -> GenerateConfig:
         model=read_config(tiny_model_file),
         counts=(2, 2),
         seed=4,
-        sampler=SamplerConfig(sampler="dpmpp-2m", steps=2, eta=0.0),
+        sampler=DiffusionSettings(sampler="dpmpp-2m", steps=2, eta=0.0),
     )
 
 

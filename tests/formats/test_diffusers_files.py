@@ -402,9 +402,9 @@ def test_broken_configuration_is_named(tmp_path: Path, content: bytes) -> None:
         read_config(weights)
 
 
-def test_header_of_a_model_file_is_checked_like_a_configuration(tmp_path: Path, tiny_config: ModelConfig) -> None:
+def test_header_of_a_model_file_is_checked_like_a_configuration(tmp_path: Path, tiny_header: DiffusionHeader) -> None:
     def refused(vae: dict[str, Any], message: str) -> None:
-        header = {"format_version": 1, "config": {**to_dict(tiny_config), "vae": vae}}
+        header = {"format_version": 1, "config": {**to_dict(tiny_header), "vae": vae}}
         path = tmp_path / "model.safetensors"
         save_file({"x": torch.zeros(1)}, path, metadata={"synthmed": json.dumps(header)})
         with pytest.raises(CheckpointError, match=f"the configuration in {path} is not valid: .*{message}"):
@@ -416,11 +416,11 @@ def test_header_of_a_model_file_is_checked_like_a_configuration(tmp_path: Path, 
     refused({"build": "AutoencoderKL", "layers_per_block": 10**9}, "layers_per_block is 1000000000")
 
 
-def test_small_file_that_declares_a_huge_network_takes_no_memory(tmp_path: Path, tiny_config: ModelConfig) -> None:
+def test_small_file_that_declares_a_huge_network_takes_no_memory(tmp_path: Path, tiny_header: DiffusionHeader) -> None:
     pytest.importorskip("diffusers")
     vae = AutoencoderKLConfig(block_out_channels=(16_384,))
     path = tmp_path / "greedy.safetensors"
-    save_model(path, dataclasses.replace(tiny_config, vae=vae), {"x": torch.zeros(1)})
+    save_model(path, dataclasses.replace(tiny_header, vae=vae), {"x": torch.zeros(1)})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CheckpointError, match="lacks the tensor latent_embedder"):
         load_pipeline(path)
@@ -433,7 +433,7 @@ def test_embedded_model_has_medfusions_autoencoder() -> None:
     assert model.autoencoder.downsampling == model.config.vae.downsampling
 
 
-def test_nothing_is_exported_under_medfusions_names(tiny_config: ModelConfig) -> None:
-    config = dataclasses.replace(tiny_config, vae=AutoencoderKLConfig(), latent_scale=1.0)
+def test_nothing_is_exported_under_medfusions_names(tiny_header: DiffusionHeader) -> None:
+    config = dataclasses.replace(tiny_header, vae=AutoencoderKLConfig(), latent_scale=1.0)
     with pytest.raises(CheckpointError, match="for which Medfusion has no names"):
         export_state_dict(config, {})

@@ -14,25 +14,62 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from synthmed.config.tables import to_dict
+from synthmed.data.labels import Classes
 from synthmed.errors import CheckpointError
+from synthmed.formats.diffusers_files import AutoencoderKLConfig
+from synthmed.formats.headers import with_training
 from synthmed.formats.model_files import (
     AUTOENCODER_PREFIX,
     DENOISER_PREFIX,
-    ModelConfig,
     count_parameters,
     load_tensors,
-    read_config,
     save_model,
-    with_training,
     write_tensors,
 )
 from synthmed.generators.diffusion.config import ScheduleConfig, VaeConfig
+from synthmed.generators.diffusion.header import DiffusionHeader, read_diffusion_header
 from synthmed.generators.diffusion.pipeline import load_pipeline
+from synthmed.generators.diffusion.settings import DiffusionSettings
+from synthmed.generators.families import load_generator, read_header
 from synthmed.generators.registry import embedded_model
 
 SaveTinyModel = Callable[..., Path]
+ChangeHeader = Callable[..., DiffusionHeader]
 Tensors = dict[str, Any]
+
+# The header of `tiny_header` as files had it before there were families.
+VERSION_1: dict[str, Any] = {
+    "kind": "pipeline",
+    "dataset": "tiny",
+    "classes": ["no-glaucoma", "glaucoma"],
+    "aliases": {"NRG": "no-glaucoma", "RG": "glaucoma"},
+    "positive": "glaucoma",
+    "size": 16,
+    "vae": {
+        "image_channels": 3,
+        "latent_channels": 4,
+        "widths": [8, 8, 16],
+        "strides": [1, 2, 2],
+        "norm_groups": 8,
+        "deep_supervision": 1,
+    },
+    "unet": {
+        "build": "unet2",
+        "widths": [8, 8, 16],
+        "strides": [1, 2, 2],
+        "norm_groups": 8,
+        "emb_channels": 16,
+        "objective": "eps",
+        "conditional": True,
+        "learned_variance": False,
+        "self_conditioning": False,
+        "clip_x_0": False,
+    },
+    "schedule": {"strategy": "scaled_linear", "num_timesteps": 1000, "beta_start": 0.002, "beta_end": 0.02},
+    "sampler": {"sampler": "ddim", "steps": 3, "eta": 1.0, "guidance_scale": 1.0},
+    "latent_scale": 1.0,
+    "training": {},
+}
 
 
 def write_header(path: Path, header: object, data: bytes = b"") -> Path:
@@ -42,42 +79,69 @@ def write_header(path: Path, header: object, data: bytes = b"") -> Path:
     return path
 
 
-def metadata(config: object, **changes: object) -> dict[str, Any]:
-    """Return a header's metadata part for a configuration."""
-    return {"__metadata__": {"synthmed": json.dumps({"format_version": 1, "config": config, **changes})}}
+def metadata(table: object, **changes: object) -> dict[str, Any]:
+    """Return the metadata part of a safetensors header, for a model's header as a table."""
+    return {"__metadata__": {"synthmed": json.dumps({"format_version": 2, "header": table, **changes})}}
+
+
+def version_1(config: object) -> dict[str, Any]:
+    """Return the metadata part of a file from before there were families."""
+    return {"__metadata__": {"synthmed": json.dumps({"format_version": 1, "config": config})}}
+
+
+def merged(table: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return a table with `changes` laid over it, table by table; `...` takes a key away."""
+    result = {key: value for key, value in table.items() if changes.get(key) is not ...}
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(table.get(key), dict):
+            result[key] = merged(table[key], value)
+        elif value is not ...:
+            result[key] = value
+    return result
 
 
 def refused(path: Path, *words: str) -> None:
-    """Check that loading fails with one line that names the file."""
-    with pytest.raises(CheckpointError) as caught:
-        load_pipeline(path)
-    assert caught.value.exit_code == 3
-    assert path.name in str(caught.value)
-    for word in words:
-        assert word in str(caught.value)
+    """Check that loading fails with one line that names the file, whoever loads."""
+    for load in (load_pipeline, load_generator):
+        with pytest.raises(CheckpointError) as caught:
+            load(path)
+        assert caught.value.exit_code == 3
+        assert path.name in str(caught.value)
+        assert "\n" not in str(caught.value)
+        for word in words:
+            assert word in str(caught.value)
 
 
 def test_model_comes_back_as_it_was_saved(
-    tiny_model_file: Path, tiny_config: ModelConfig, tiny_tensors: Tensors
+    tiny_model_file: Path, tiny_header: DiffusionHeader, tiny_tensors: Tensors
 ) -> None:
-    assert read_config(tiny_model_file) == tiny_config
+    assert read_diffusion_header(tiny_model_file) == tiny_header
     loaded = load_tensors(tiny_model_file)
     assert loaded.keys() == tiny_tensors.keys()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tiny_tensors.items())
     assert [entry.name for entry in tiny_model_file.parent.iterdir()] == ["tiny.safetensors"]
 
 
-def test_every_field_comes_back(tmp_path: Path, save_tiny_model: SaveTinyModel, tiny_config: ModelConfig) -> None:
+def test_every_field_comes_back(
+    tmp_path: Path, save_tiny_model: SaveTinyModel, tiny_header: DiffusionHeader, change_header: ChangeHeader
+) -> None:
+    assert tiny_header.build.unet is not None
     unet = dataclasses.replace(
-        tiny_config.unet, objective="x_0", learned_variance=True, self_conditioning=True, clip_x_0=True
+        tiny_header.build.unet, objective="x_0", learned_variance=True, self_conditioning=True, clip_x_0=True
     )
     variants: list[dict[str, Any]] = [
         {"size": (16, 24), "unet": unet},
-        {"size": (32, 16), "schedule": ScheduleConfig(strategy="linear")},
+        {"size": (32, 16), "schedule": ScheduleConfig(strategy="linear"), "latent_scale": 0.5},
+        {"classes": Classes(("a", "b"), {"c": "a"}, positive="a"), "training": {"steps": 3, "nested": {"x": [1]}}},
+        {"classes": Classes(("b", "a")), "dataset": "ä ö"},
+        {"kind": "autoencoder", "size": 0},
     ]
     for changes in variants:
         path = save_tiny_model(tmp_path / "a.safetensors", **changes)
-        assert read_config(path) == dataclasses.replace(tiny_config, **changes)
+        found, wanted = read_diffusion_header(path), change_header(tiny_header, **changes)
+        assert found == wanted == read_header(path)
+        # Two are equal where their names are.
+        assert found.classes.as_table() == wanted.classes.as_table()
 
 
 def test_model_that_synthmed_brings_is_read_with_the_defaults_of_its_time() -> None:
@@ -85,9 +149,18 @@ def test_model_that_synthmed_brings_is_read_with_the_defaults_of_its_time() -> N
     path = embedded_model("phantom-fundus")
     with safe_open(path, "pt") as file:
         assert "objective" not in file.metadata()["synthmed"]
-    config = read_config(path)
-    assert (config.size, config.unet.objective, config.unet.conditional) == (64, "eps", True)
-    assert load_pipeline(path).latent_shape[1:] == (64 // config.vae.downsampling,) * 2
+    header = read_diffusion_header(path)
+    build = header.build
+    assert build.unet is not None
+    assert (header.family, header.kind, header.size) == ("diffusion", "generator", 64)
+    assert (build.unet.objective, build.unet.conditional) == ("eps", True)
+    assert (header.classes.names, header.classes.find("RG"), header.classes.positive_label) == (
+        ("no-glaucoma", "glaucoma"),
+        1,
+        1,
+    )
+    assert header.preset == DiffusionSettings(sampler="ddim", steps=50, eta=1.0, guidance_scale=3.0)
+    assert load_pipeline(path).latent_shape[1:] == (64 // build.vae.downsampling,) * 2
 
 
 def test_tensors_are_written_as_the_formats_own_library_reads_them(tmp_path: Path) -> None:
@@ -154,23 +227,26 @@ def test_half_precision_halves_the_file_and_computes_in_single(
     assert {parameter.dtype for parameter in load_pipeline(path).autoencoder.parameters()} == {torch.float32}
 
 
-def test_facts_of_training_are_kept(tmp_path: Path, save_tiny_model: SaveTinyModel, tiny_config: ModelConfig) -> None:
-    config = with_training(with_training(tiny_config, steps=5, images=9), steps=6)
-    path = save_tiny_model(tmp_path / "a.safetensors", training=config.training)
-    assert read_config(path).training == {"steps": 6, "images": 9}
+def test_facts_of_training_are_kept(
+    tmp_path: Path, save_tiny_model: SaveTinyModel, tiny_header: DiffusionHeader
+) -> None:
+    header = with_training(with_training(tiny_header, steps=5, images=9), steps=6)
+    path = save_tiny_model(tmp_path / "a.safetensors", training=header.training)
+    assert read_diffusion_header(path).training == {"steps": 6, "images": 9}
 
 
 def test_parameters_are_counted_from_the_header(tiny_model_file: Path, tiny_tensors: Tensors) -> None:
-    counts = {"autoencoder": 0, "denoiser": 0}
+    counts = {"latent_embedder": 0, "noise_estimator": 0}
     for name, tensor in tiny_tensors.items():
-        counts["autoencoder" if name.startswith(AUTOENCODER_PREFIX) else "denoiser"] += tensor.numel()
+        counts["latent_embedder" if name.startswith(AUTOENCODER_PREFIX) else "noise_estimator"] += tensor.numel()
     assert count_parameters(tiny_model_file) == counts
 
 
 def test_header_is_read_without_torch(tiny_model_file: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from synthmed.formats.model_files import count_parameters, read_config;"
-        "path = Path(sys.argv[1]); print(read_config(path).dataset, count_parameters(path)['denoiser'] > 0);"
+        "import sys; from pathlib import Path; from synthmed.formats.model_files import count_parameters\n"
+        "from synthmed.generators.families import read_header\n"
+        "path = Path(sys.argv[1]); print(read_header(path).dataset, min(count_parameters(path).values()) > 0);"
         "sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, tiny_model_file], capture_output=True, text=True, check=False)
@@ -230,57 +306,154 @@ def test_safetensors_of_others_are_refused(tmp_path: Path, header: object) -> No
     refused(write_header(tmp_path / "other.safetensors", header), "is not a")
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
-def test_other_format_version_is_refused(tmp_path: Path, tiny_config: ModelConfig, version: object) -> None:
-    header = metadata(to_dict(tiny_config), format_version=version)
-    refused(write_header(tmp_path / "new.safetensors", header), f"has format version {version}, this synthmed reads 1")
+@pytest.mark.parametrize("version", [0, 3, "1", "2", None])
+def test_other_format_version_is_refused(tmp_path: Path, tiny_header: DiffusionHeader, version: object) -> None:
+    header = metadata(tiny_header.as_table(), format_version=version)
+    said = f"has format version {version}, this synthmed reads 1 and 2"
+    refused(write_header(tmp_path / "new.safetensors", header), said)
+
+
+def test_file_of_version_1_is_the_same_model_as_one_of_version_2(tmp_path: Path, tiny_header: DiffusionHeader) -> None:
+    path = write_header(tmp_path / "old.safetensors", version_1(VERSION_1))
+    found = read_header(path)
+    assert found == tiny_header
+    assert found.classes.as_table() == tiny_header.classes.as_table()
+    assert found.as_table() == tiny_header.as_table()
+
+
+@pytest.mark.parametrize(
+    ("changes", "size", "vae"),
+    [
+        ({}, 16, VaeConfig),
+        ({"size": [16, 32]}, (16, 32), VaeConfig),
+        # Stable Diffusion's: what stood there in place of a size meant nothing.
+        ({"vae": {"build": "AutoencoderKL"}, "size": 64, "dataset": "", "classes": []}, 0, AutoencoderKLConfig),
+    ],
+)
+def test_autoencoders_file_of_version_1_is_read(
+    tmp_path: Path, changes: dict[str, Any], size: object, vae: type[object]
+) -> None:
+    """It has the parts of a whole model, which mean nothing in it."""
+    config = {**VERSION_1, "aliases": {}, "positive": "", **changes, "kind": "autoencoder"}
+    header = read_diffusion_header(write_header(tmp_path / "old.safetensors", version_1(config)))
+    assert (header.kind, header.size, header.build.unet, header.sampling) == ("autoencoder", size, None, None)
+    assert isinstance(header.build.vae, vae)
+    with pytest.raises(CheckpointError, match="holds an autoencoder only"):
+        assert header.preset
+    with pytest.raises(CheckpointError, match="holds an autoencoder only"):
+        load_generator(tmp_path / "old.safetensors")
+
+
+HOSTILE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    # What version 1 and version 2 say, and what both are answered.
+    ({"colour": "red"}, {"colour": "red"}, "unknown key in new.safetensors: colour"),
+    ({"unet": {"width": [1]}}, {"build": {"unet": {"width": [1]}}}, "unet: width (did you mean widths?"),
+    ({"kind": "gan"}, {"kind": "gan", "sampling": None, "build": {"unet": None}}, "kind is 'gan'"),
+    ({"kind": ["pipeline"]}, {"kind": ["generator"]}, "kind is ["),
+    ({"size": "64"}, {"image": {"height": "64"}}, "is '64'"),
+    ({"size": 0}, {"image": {"height": 0, "width": 0}}, "size is 0"),
+    ({"size": [0, 16]}, {"image": {"height": 0}}, "size is (0, 16)"),
+    ({"size": -16}, {"image": {"height": -16, "width": -16}}, "size is -16"),
+    (
+        {"size": 18},
+        {"image": {"height": 18, "width": 18}},
+        "size is 18 (sides must be multiples of the down-sampling, 4)",
+    ),
+    ({"size": [16, 18]}, {"image": {"width": 18}}, "size is (16, 18)"),
+    ({"size": [16]}, {"image": {"height": [16]}}, "is [16]"),
+    ({"size": [16, 16, 16]}, {"image": [16, 16]}, "is [16, 16"),
+    ({"size": [16, "16"]}, {"image": {"width": "16"}}, "width is '16'"),
+    ({"size": True}, {"image": {"height": True}}, "is True"),
+    ({"unet": {"conditional": False}}, {"build": {"unet": {"conditional": False}}}, "unet.conditional false has one"),
+    ({"unet": {"objective": "x_T"}}, {"build": {"unet": {"objective": "x_T"}}}, "objective is 'x_T'"),
+    ({"unet": []}, {"build": {"unet": []}}, "unet is []"),
+    ({"schedule": {"num_timesteps": 10**12}}, {"build": {"schedule": {"num_timesteps": 10**12}}}, "is 1000000000000"),
+    ({"schedule": {"num_timesteps": -1}}, {"build": {"schedule": {"num_timesteps": -1}}}, "num_timesteps is -1"),
+    ({"latent_scale": 0.0}, {"build": {"latent_scale": 0.0}}, "latent_scale is 0.0"),
+    ({"latent_scale": float("nan")}, {"build": {"latent_scale": float("nan")}}, "latent_scale is nan"),
+    ({"classes": "ab"}, {"labels": {"names": "ab"}}, "names is 'ab'"),
+    ({"classes": ["a", "a"], "aliases": {}}, {"labels": {"names": ["a", "a"]}}, "no name may stand twice"),
+    ({"classes": [1, 2]}, {"labels": {"names": [1, 2]}}, "names is 1"),
+    ({"aliases": ["RG"]}, {"labels": {"aliases": ["RG"]}}, "aliases is ['RG']"),
+    ({"aliases": {"RG": 1}}, {"labels": {"aliases": {"RG": 1}}}, "aliases is 1"),
+    ({"aliases": {"RG": "cat"}}, {"labels": {"aliases": {"RG": "cat"}}}, "alias RG stands for cat"),
+    ({"positive": "cat"}, {"labels": {"positive": "cat"}}, "the positive class is cat"),
+    ({"vae": []}, {"build": {"vae": []}}, "vae is []"),
+    ({"vae": {"strides": [2, 2, 2]}}, {"build": {"vae": {"strides": [2, 2, 2]}}}, "strides"),
+    (
+        {"unet": {"widths": [2**40, 2**40], "strides": [1, 2]}},
+        {"build": {"unet": {"widths": [2**40, 2**40], "strides": [1, 2]}}},
+        "widths",
+    ),
+    ({"sampler": {"sampler": "euler"}}, {"sampling": {"sampler": "euler"}}, "'euler' (valid: ddim"),
+    ({"sampler": {"steps": 2000}}, {"sampling": {"steps": 2000}}, "steps is 2000 (the model has 1000 timesteps)"),
+    ({"sampler": {"eta": 1e9}}, {"sampling": {"eta": 1e9}}, "eta is 1000000000.0"),
+    ({"sampler": []}, {"sampling": []}, "sampling is []"),
+    ({"training": []}, {"training": []}, "training is []"),
+    ({"dataset": 5}, {"dataset": 5}, "dataset is 5"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "word"), HOSTILE)
+def test_header_that_is_not_valid_is_named(
+    tmp_path: Path, tiny_header: DiffusionHeader, old: dict[str, Any], new: dict[str, Any], word: str
+) -> None:
+    path = tmp_path / "new.safetensors"
+    refused(write_header(path, version_1({**VERSION_1, **old})), "the configuration in", word)
+    refused(write_header(path, metadata(merged(tiny_header.as_table(), new))), "the configuration in", word)
 
 
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"colour": "red"}, "unknown key in new.safetensors: colour"),
-        ({"unet": {"width": [1]}}, "unknown key in new.safetensors: unet: width (did you mean widths?"),
-        ({"kind": "gan"}, "kind is 'gan'"),
-        ({"size": "64"}, "size is '64'"),
-        ({"size": 0}, "size is 0"),
-        ({"size": 18}, "size is 18 (sides must be multiples of the down-sampling, 4)"),
-        ({"size": [16, 18]}, "size is (16, 18)"),
-        ({"size": [16]}, "size is [16]"),
-        ({"size": [16, 16, 16]}, "size is [16, 16, 16]"),
-        ({"size": [16, "16"]}, "size is [16, '16']"),
-        ({"size": True}, "size is True"),
-        ({"unet": {"conditional": False}}, "a model with unet.conditional false has one"),
-        ({"unet": {"objective": "x_T"}}, "objective is 'x_T'"),
-        ({"schedule": {"num_timesteps": 10**12}}, "num_timesteps is 1000000000000"),
-        ({"latent_scale": 0.0}, "latent_scale is 0.0"),
-        ({"latent_scale": float("nan")}, "latent_scale is nan"),
-        ({"classes": "ab"}, "classes is 'ab'"),
-        ({"classes": ["a", "a"]}, "no name may stand twice"),
-        ({"aliases": ["RG"]}, "aliases is ['RG']"),
-        ({"aliases": {"RG": 1}}, "aliases is 1"),
-        ({"aliases": {"RG": "cat"}}, "alias RG stands for cat"),
-        ({"vae": []}, "vae is []"),
-        ({"vae": {"strides": [2, 2, 2]}}, "strides"),
-        ({"unet": {"widths": [2**40, 2**40], "strides": [1, 2]}}, "widths"),
-        ({"schedule": {"num_timesteps": -1}}, "num_timesteps is -1"),
+        *(({key: ...}, f"'{key}'") for key in ("kind", "dataset", "labels", "image", "build", "sampling", "training")),
+        ({"labels": {"names": ...}}, "'names'"),
+        ({"image": {"width": ...}}, "'width'"),
+        ({"family": ...}, "names no family"),
+        ({"family": None}, "names no family"),
+        ({"family": 5}, "names no family"),
+        ({"family": ["diffusion"]}, "names no family"),
+        ({"build": {"unet": None}}, "a model of kind generator has unet None"),
+        ({"build": {"generator": {}}}, "build: generator (valid: vae, unet, schedule, latent_scale)"),
+        ({"build": []}, "build is []"),
+        ({"sampling": None}, "a model of kind generator has sampling settings None"),
+        ({"sampling": {"truncation": 0.7}}, "sampling: truncation"),
+        ({"kind": "autoencoder"}, "a model of kind autoencoder has sampling settings"),
+        ({"kind": "autoencoder", "sampling": None}, "a model of kind autoencoder has unet"),
     ],
 )
-def test_configuration_that_is_not_valid_is_named(
-    tmp_path: Path, tiny_config: ModelConfig, changes: dict[str, Any], word: str
+def test_header_that_lacks_a_part_or_mixes_two_is_named(
+    tmp_path: Path, tiny_header: DiffusionHeader, changes: dict[str, Any], word: str
 ) -> None:
-    header = metadata({**to_dict(tiny_config), **changes})
+    header = metadata(merged(tiny_header.as_table(), changes))
     refused(write_header(tmp_path / "new.safetensors", header), "the configuration in", word)
 
 
-@pytest.mark.parametrize("config", [[], "text", 5, None])
-def test_configuration_that_is_no_table_is_named(tmp_path: Path, config: object) -> None:
-    refused(write_header(tmp_path / "new.safetensors", metadata(config)), "a section is wanted")
+def test_unknown_family_is_named_with_those_that_there_are(tmp_path: Path, tiny_header: DiffusionHeader) -> None:
+    for family, said in (("difusion", "did you mean diffusion?"), ("gan", "valid: diffusion"), ("x" * 9999, "valid:")):
+        header = metadata(merged(tiny_header.as_table(), {"family": family}))
+        path = write_header(tmp_path / "new.safetensors", header)
+        for read in (read_header, load_generator):
+            with pytest.raises(CheckpointError, match=r"new\.safetensors holds a model of the family") as caught:
+                read(path)
+            assert f"{family[:60]!r}" in str(caught.value) and said in str(caught.value)
+            assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+        with pytest.raises(CheckpointError, match="is no diffusion model"):
+            load_pipeline(path)
 
 
-def test_small_file_that_declares_a_huge_tensor_takes_no_memory(tmp_path: Path, tiny_config: ModelConfig) -> None:
+@pytest.mark.parametrize("table", [[], "text", 5, None, [[1]]])
+def test_header_that_is_no_table_is_named(tmp_path: Path, table: object) -> None:
+    path = tmp_path / "new.safetensors"
+    refused(write_header(path, version_1(table)), "the configuration in", "a section is wanted")
+    refused(write_header(path, metadata(table)), "the configuration in")
+
+
+def test_small_file_that_declares_a_huge_tensor_takes_no_memory(
+    tmp_path: Path, tiny_header: DiffusionHeader, change_header: ChangeHeader
+) -> None:
     huge = {"dtype": "F32", "shape": [50_000, 50_000], "data_offsets": [0, 10**10]}
-    header = {**metadata(to_dict(tiny_config)), "latent_embedder.outc.conv.weight": huge}
+    header = {**metadata(tiny_header.as_table()), "latent_embedder.outc.conv.weight": huge}
     path = write_header(tmp_path / "huge.safetensors", header, bytes(16))
     code = (
         "import resource, sys; from pathlib import Path; import torch, safetensors.torch\n"
@@ -295,7 +468,7 @@ def test_small_file_that_declares_a_huge_tensor_takes_no_memory(tmp_path: Path, 
     # The other way to be huge: a whole file, whose configuration asks for networks of 100 GB.
     vae = VaeConfig(widths=(16_384, 16_384), strides=(1, 1), norm_groups=8)
     greedy = tmp_path / "greedy.safetensors"
-    save_model(greedy, dataclasses.replace(tiny_config, vae=vae), {"latent_embedder.x": torch.zeros(1)})
+    save_model(greedy, change_header(tiny_header, vae=vae), {"latent_embedder.x": torch.zeros(1)})
     done = subprocess.run(
         [sys.executable, "-c", code, path, greedy], capture_output=True, text=True, check=True, timeout=120
     )
@@ -305,46 +478,48 @@ def test_small_file_that_declares_a_huge_tensor_takes_no_memory(tmp_path: Path, 
     assert int(grown_mib) < 200
 
 
-def test_missing_tensor_is_named(tmp_path: Path, tiny_config: ModelConfig, tiny_tensors: Tensors) -> None:
+def test_missing_tensor_is_named(tmp_path: Path, tiny_header: DiffusionHeader, tiny_tensors: Tensors) -> None:
     name = DENOISER_PREFIX + "in_conv.conv.bias"
     tensors = {key: tensor for key, tensor in tiny_tensors.items() if key != name}
-    save_model(tmp_path / "a.safetensors", tiny_config, tensors)
+    save_model(tmp_path / "a.safetensors", tiny_header, tensors)
     refused(tmp_path / "a.safetensors", f"lacks the tensor {name}")
 
 
-def test_unexpected_tensor_is_named(tmp_path: Path, tiny_config: ModelConfig, tiny_tensors: Tensors) -> None:
-    save_model(tmp_path / "a.safetensors", tiny_config, {**tiny_tensors, "extra.weight": torch.zeros(1)})
+def test_unexpected_tensor_is_named(tmp_path: Path, tiny_header: DiffusionHeader, tiny_tensors: Tensors) -> None:
+    save_model(tmp_path / "a.safetensors", tiny_header, {**tiny_tensors, "extra.weight": torch.zeros(1)})
     refused(tmp_path / "a.safetensors", "no place for: extra.weight")
 
 
-def test_tensor_of_the_wrong_shape_is_named(tmp_path: Path, tiny_config: ModelConfig, tiny_tensors: Tensors) -> None:
+def test_tensor_of_the_wrong_shape_is_named(
+    tmp_path: Path, tiny_header: DiffusionHeader, tiny_tensors: Tensors
+) -> None:
     name = DENOISER_PREFIX + "cond_embedder.embedding.weight"
-    save_model(tmp_path / "a.safetensors", tiny_config, {**tiny_tensors, name: torch.zeros(3, 16)})
-    refused(tmp_path / "a.safetensors", f"{name} has shape [3, 16], its configuration wants [2, 16]")
+    save_model(tmp_path / "a.safetensors", tiny_header, {**tiny_tensors, name: torch.zeros(3, 16)})
+    refused(tmp_path / "a.safetensors", f"{name} has shape [3, 16], its header wants [2, 16]")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_weights_that_are_not_finite_are_named(
-    tmp_path: Path, tiny_config: ModelConfig, tiny_tensors: Tensors, value: float
+    tmp_path: Path, tiny_header: DiffusionHeader, tiny_tensors: Tensors, value: float
 ) -> None:
     name = AUTOENCODER_PREFIX + "outc.conv.bias"
-    save_model(tmp_path / "a.safetensors", tiny_config, {**tiny_tensors, name: torch.tensor([0.0, value, 0.0])})
+    save_model(tmp_path / "a.safetensors", tiny_header, {**tiny_tensors, name: torch.tensor([0.0, value, 0.0])})
     refused(tmp_path / "a.safetensors", f"weights that are not finite: {name}")
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
 def test_weights_that_are_no_floats_are_named(
-    tmp_path: Path, tiny_config: ModelConfig, tiny_tensors: Tensors, dtype: torch.dtype
+    tmp_path: Path, tiny_header: DiffusionHeader, tiny_tensors: Tensors, dtype: torch.dtype
 ) -> None:
     name = AUTOENCODER_PREFIX + "outc.conv.bias"
-    text = metadata(to_dict(tiny_config))["__metadata__"]
+    text = metadata(tiny_header.as_table())["__metadata__"]
     save_file({**tiny_tensors, name: torch.zeros(3, dtype=dtype)}, tmp_path / "a.safetensors", metadata=text)
     refused(tmp_path / "a.safetensors", f"weights that are not floats: {name}")
 
 
 @pytest.mark.parametrize("entry", [5, {}, {"shape": 5}, {"shape": ["a"]}, None])
-def test_broken_tensor_list_is_refused(tmp_path: Path, tiny_config: ModelConfig, entry: object) -> None:
-    header = {**metadata(to_dict(tiny_config)), AUTOENCODER_PREFIX + "x": entry}
+def test_broken_tensor_list_is_refused(tmp_path: Path, tiny_header: DiffusionHeader, entry: object) -> None:
+    header = {**metadata(tiny_header.as_table()), AUTOENCODER_PREFIX + "x": entry}
     path = write_header(tmp_path / "broken.safetensors", header)
     refused(path, "cannot read")
     with pytest.raises(CheckpointError, match=r"broken\.safetensors"):

@@ -10,6 +10,7 @@ from synthmed.errors import CheckpointError, DataError
 from synthmed.files.atomic import write_json
 from synthmed.files.content import hash_file, read_json
 from synthmed.generators import registry
+from synthmed.generators.families import read_header
 from synthmed.generators.registry import find_model, list_entries, register, resolve_path
 
 SaveTinyModel = Callable[..., Path]
@@ -97,7 +98,7 @@ def test_embedded_model_is_found_after_registered_ones(
 def test_missing_model_says_what_there_is_and_how_to_get_one(
     synthmed_home: Path, tmp_path: Path, embedded: Path, save_tiny_model: SaveTinyModel
 ) -> None:
-    with pytest.raises(CheckpointError, match="no pipeline for data set mri; there are models for: none"):
+    with pytest.raises(CheckpointError, match="no generator for data set mri; there are models for: none"):
         find_model(synthmed_home, "mri")
     save_tiny_model(embedded / "own.safetensors", dataset="phantom-fundus")
     register(synthmed_home, save_tiny_model(tmp_path / "a.safetensors"))
@@ -108,8 +109,8 @@ def test_missing_model_says_what_there_is_and_how_to_get_one(
     for words in (
         "there are models for: phantom-fundus, tiny",
         "synthmed prepare mri",
-        "train-autoencoder",
-        "train-diffusion",
+        "synthmed train ...",
+        "synthmed checkpoints import FILE.ckpt --dataset mri",
         "synthmed checkpoints add FILE",
         "--checkpoint FILE",
         "--dataset phantom-fundus",
@@ -127,11 +128,59 @@ def test_what_is_no_model_is_not_registered(synthmed_home: Path, tmp_path: Path)
 def test_name_in_a_model_file_does_not_lead_out_of_the_folder(
     synthmed_home: Path, tmp_path: Path, save_tiny_model: SaveTinyModel
 ) -> None:
-    for name in ("../../out", "/abs/olute", "ä" * 300, ""):
+    for name in ("../../out", "/abs/olute", "ä" * 300):
         entry = register(synthmed_home, save_tiny_model(tmp_path / "a.safetensors", dataset=name))
         assert find_model(synthmed_home, name) == entry
     assert [entry.name for entry in synthmed_home.iterdir()] == ["models"]
     assert all(entry.suffix == ".json" for entry in (synthmed_home / "models").iterdir())
+
+
+def test_kind_in_a_model_file_does_not_lead_out_of_the_folder(
+    synthmed_home: Path, tmp_path: Path, save_tiny_model: SaveTinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another family may take other kinds than this one does."""
+    path = save_tiny_model(tmp_path / "a.safetensors")
+    header = read_header(path)
+    object.__setattr__(header, "kind", "../../out")
+    monkeypatch.setattr(registry, "read_header", lambda _: header)
+    assert register(synthmed_home, path).header.kind == "../../out"
+    (record,) = (synthmed_home / "models").iterdir()
+    assert "out" in record.name
+
+
+def test_model_of_no_data_set_is_not_registered(
+    synthmed_home: Path, tmp_path: Path, save_tiny_model: SaveTinyModel
+) -> None:
+    with pytest.raises(CheckpointError, match="is of no data set, by which it could be found"):
+        register(synthmed_home, save_tiny_model(tmp_path / "a.safetensors", dataset=""))
+    assert not (synthmed_home / "models").exists()
+
+
+def test_unfinished_training_is_not_registered(
+    synthmed_home: Path, tmp_path: Path, save_tiny_model: SaveTinyModel
+) -> None:
+    path = save_tiny_model(tmp_path / "a.safetensors", training={"steps": 10, "finished": False})
+    with pytest.raises(CheckpointError, match=r"the training of .*a\.safetensors is not finished"):
+        register(synthmed_home, path)
+    assert list_entries(synthmed_home) == []
+
+
+def test_model_whose_training_was_begun_anew_is_not_found_until_it_is_finished(
+    synthmed_home: Path, tmp_path: Path, save_tiny_model: SaveTinyModel
+) -> None:
+    """An aborted trial run has put its first weights where the registered model was."""
+    older = register(synthmed_home, save_tiny_model(tmp_path / "older.safetensors", training={"finished": True}))
+    path = tmp_path / "run.safetensors"
+    register(synthmed_home, save_tiny_model(path, training={"steps": 500, "finished": True}))
+    assert find_model(synthmed_home, "tiny").path == path
+    save_tiny_model(path, training={"steps": 10, "finished": False})
+    assert find_model(synthmed_home, "tiny") == older
+    assert list_entries(synthmed_home) == [older]
+    older.path.unlink()
+    with pytest.raises(CheckpointError, match="no generator for data set tiny; there are models for: none"):
+        find_model(synthmed_home, "tiny")
+    again = register(synthmed_home, save_tiny_model(path, training={"steps": 20, "finished": True}))
+    assert find_model(synthmed_home, "tiny") == again
 
 
 def test_broken_record_is_named(synthmed_home: Path) -> None:

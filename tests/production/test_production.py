@@ -16,17 +16,21 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from synthmed.data.images import encode_image
+from synthmed.data.labels import Classes
 from synthmed.data.shards.write import Sample, write_shard
 from synthmed.errors import CheckpointError, DataError, DeviceError, ResumeError, UsageError
 from synthmed.files.content import hash_file
-from synthmed.formats.model_files import read_config, save_model
-from synthmed.generators.diffusion.config import SamplerConfig
-from synthmed.generators.diffusion.pipeline import Pipeline
+from synthmed.formats.model_files import save_model
+from synthmed.generators.diffusion.networks.unet import Denoiser
+from synthmed.generators.diffusion.settings import DiffusionSettings
+from synthmed.generators.families import read_header
 from synthmed.production.plan import GenerateConfig, extended, plan
 from synthmed.production.regenerate import regenerate
 from synthmed.production.run import ALL, Share, dry_run, generate, stream
 
-SAMPLER = SamplerConfig(sampler="dpmpp-2m", steps=3, eta=0.0)
+SETTINGS = DiffusionSettings(sampler="dpmpp-2m", steps=3, eta=0.0)
+
+CUDA_OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory")
 
 
 @pytest.fixture
@@ -34,10 +38,10 @@ def config(tiny_model_file) -> GenerateConfig:
     return GenerateConfig(
         checkpoint=tiny_model_file,
         checkpoint_sha256=hash_file(tiny_model_file),
-        model=read_config(tiny_model_file),
+        header=read_header(tiny_model_file),
         counts=(9, 15),
         seed=4,
-        sampler=SAMPLER,
+        settings=SETTINGS,
     )
 
 
@@ -79,19 +83,24 @@ def test_samples_say_that_they_are_synthetic(config, tmp_path):
         assert key.startswith("synthetic-s4-")
         assert metadata["synthetic"] is True
         assert metadata["label"] == int(members["cls"])
-        assert metadata["label_name"] == config.model.classes[metadata["label"]]
+        assert metadata["label_name"] == config.header.classes[metadata["label"]]
         assert metadata["checkpoint_sha256"] == config.checkpoint_sha256
         image = PngImageFile(io.BytesIO(members["png"]))
         image.load()
         assert image.text["synthetic"].lower() == "true"
         assert "trainedAlgorithmicMedia" in image.text["XML:com.adobe.xmp"]
+        # Absent means diffusion, as in folders from before there were other families.
+        assert "family" not in metadata
+        assert {name: metadata[name] for name in vars(SETTINGS)} == vars(SETTINGS)
+    run = json.loads((tmp_path / "out" / ".synthmed" / "run.json").read_text())
+    assert "family" not in run and run["sampler"] == vars(SETTINGS)
     glaucoma = [json.loads(members["json"]) for members in samples.values() if members["cls"] == b"1"]
     assert sorted(metadata["index"] for metadata in glaucoma) == list(range(15))
 
 
 def test_other_than_square_images_and_what_their_folder_says(config, save_tiny_model, tmp_path):
     path = save_tiny_model(tmp_path / "wide.safetensors", size=(16, 40))
-    wide = replace(config, checkpoint=path, model=read_config(path), counts=(2, 2))
+    wide = replace(config, checkpoint=path, header=read_header(path), counts=(2, 2))
     generate(wide, tmp_path / "out", device="cpu")
     for members in read_all(tmp_path / "out").values():
         assert Image.open(io.BytesIO(members["png"])).size == (40, 16)
@@ -100,11 +109,11 @@ def test_other_than_square_images_and_what_their_folder_says(config, save_tiny_m
     assert generate(wide, tmp_path / "out", device="cpu")["made_now"] == 0
 
 
-def test_unconditional_model_makes_images_of_its_one_class(config, tiny_config, make_tensors, tmp_path):
-    unet = replace(tiny_config.unet, conditional=False)
-    model = replace(tiny_config, unet=unet, classes=("image",), aliases={}, positive="")
-    save_model(tmp_path / "free.safetensors", model, make_tensors(model))
-    free = replace(config, checkpoint=tmp_path / "free.safetensors", model=model, counts=(3,))
+def test_unconditional_model_makes_images_of_its_one_class(config, tiny_header, change_header, make_tensors, tmp_path):
+    unet = replace(tiny_header.build.unet, conditional=False)
+    header = change_header(tiny_header, unet=unet, classes=Classes(("image",)))
+    save_model(tmp_path / "free.safetensors", header, make_tensors(header))
+    free = replace(config, checkpoint=tmp_path / "free.safetensors", header=header, counts=(3,))
     assert generate(free, tmp_path / "out", device="cpu")["images"] == {"image": 3}
     for members in read_all(tmp_path / "out").values():
         assert members["cls"] == b"0"
@@ -167,7 +176,7 @@ def test_missing_shard_is_made_again_with_the_same_bytes(config, tmp_path):
     [
         ({"seed": 5}, "seed: 4 there, 5 asked for"),
         ({"counts": (9, 16)}, "counts.glaucoma: 15 there, 16 asked for"),
-        ({"sampler": replace(SAMPLER, steps=4)}, "sampler.steps: 3 there, 4 asked for"),
+        ({"settings": replace(SETTINGS, steps=4)}, "sampler.steps: 3 there, 4 asked for"),
         ({"checkpoint_sha256": "0" * 64}, "checkpoint_sha256"),
     ],
 )
@@ -215,33 +224,115 @@ def test_run_extends_another_where_its_first_shards_are_the_same(config, counts,
         assert list(itertools.islice(plan(replace(large, num_shards=expected)), shards)) == first
 
 
-def test_smaller_batch_after_running_out_of_memory(config, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def short_of_memory(monkeypatch):
+    """A function after which the denoiser has no memory for more than some images: below all that measures or samples.
+
+    It gives the list of the batches that it is then asked for.
+    """
+
+    def make_short(most, error=CUDA_OUT_OF_MEMORY):
+        forward, asked = Denoiser.forward, []
+
+        def limited(self, x_t, *arguments, **options):
+            asked.append(len(x_t))
+            if len(x_t) > most:
+                raise error
+            return forward(self, x_t, *arguments, **options)
+
+        monkeypatch.setattr(Denoiser, "forward", limited)
+        return asked
+
+    return make_short
+
+
+def assert_same_but_for_rounding(one, other):
+    """Check that two folders hold the same samples, with pixels that differ by a grey level at most."""
+    for a, b in zip(read_all(one).items(), read_all(other).items(), strict=True):
+        assert (a[0], a[1]["json"], a[1]["cls"]) == (b[0], b[1]["json"], b[1]["cls"])
+        assert max(abs(x - y) for x, y in zip(pixels(a[1]["png"]), pixels(b[1]["png"]), strict=True)) <= 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CUDA_OUT_OF_MEMORY,
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_smaller_batch_after_running_out_of_memory(config, tmp_path, short_of_memory, capsys, error):
+    """The cost of a full batch is measured first: there is no memory for that one either."""
+    config = replace(config, counts=(12, 20))  # eight shards of four
+    generate(config, tmp_path / "enough", device="cpu", batch_size=4)
+    asked = short_of_memory(2, error)
+    assert generate(config, tmp_path / "short", device="cpu", batch_size=4)["made_now"] == 32
+    notes = [line for line in capsys.readouterr().err.splitlines() if "out of memory" in line]
+    assert notes == ["note: out of memory with 4 images at once, going on with 2: the same images"]
+    assert asked[0] == 4 and set(asked[1:]) == {2}
+    assert_same_but_for_rounding(tmp_path / "enough", tmp_path / "short")
+
+
+def test_stream_takes_smaller_batches_after_running_out_of_memory(config, tmp_path, short_of_memory, capsys):
+    generate(config, tmp_path / "enough", device="cpu", batch_size=3)
+    short_of_memory(2)
+    (tmp_path / "short").mkdir()
+    with open(tmp_path / "short" / "all.tar", "wb") as file:
+        stream(config, file, device="cpu", batch_size=3)
+    assert capsys.readouterr().err.count("out of memory with 3 images at once, going on with 1") == 1
+    assert_same_but_for_rounding(tmp_path / "enough", tmp_path / "short")
+
+
+def test_dry_run_measures_the_batch_that_fits(config, tmp_path, short_of_memory, capsys):
+    asked = short_of_memory(2)
+    found = dry_run(config, tmp_path / "out", device="cpu", batch_size=16, share=ALL)
+    assert (found.images, found.shards) == (24, 8)
+    assert found.duration_sec > 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if "out of memory" in line]
+    assert [note.partition(",")[0] for note in notes] == [
+        f"note: out of memory with {size} images at once" for size in (16, 8, 4)
+    ]
+    assert asked[:4] == [16, 8, 4, 2]
+    assert not (tmp_path / "out").exists()
+
+
+def test_batch_is_halved_again_where_sampling_takes_more_than_the_measurement(config, tmp_path, monkeypatch, capsys):
+    """Decoding a batch may be what does not fit, while other programs take memory in the middle of a run."""
+    from synthmed.generators.diffusion.pipeline import Pipeline
+
     generate(config, tmp_path / "enough", device="cpu", batch_size=3)
     sample = Pipeline.sample
 
-    def short_of_memory(self, labels, **options):
-        if len(labels) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+    def limited(self, labels, **options):
+        if len(labels) > 1:
+            raise CUDA_OUT_OF_MEMORY
         return sample(self, labels, **options)
 
-    monkeypatch.setattr(Pipeline, "sample", short_of_memory)
+    monkeypatch.setattr(Pipeline, "sample", limited)
     generate(config, tmp_path / "short", device="cpu", batch_size=3)
     notes = [line for line in capsys.readouterr().err.splitlines() if "out of memory" in line]
     assert notes == ["note: out of memory with 3 images at once, going on with 1: the same images"]
-    pairs = zip(read_all(tmp_path / "enough").values(), read_all(tmp_path / "short").values(), strict=True)
-    for one, other in pairs:
-        assert one["json"] == other["json"]
-        assert max(abs(x - y) for x, y in zip(pixels(one["png"]), pixels(other["png"]), strict=True)) <= 1
+    assert_same_but_for_rounding(tmp_path / "enough", tmp_path / "short")
 
 
-def test_no_memory_for_one_image_is_an_error(config, tmp_path, monkeypatch):
-    def never(*_args, **_options):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(Pipeline, "sample", never)
-    with pytest.raises(DeviceError, match="out of memory for a single image"):
-        generate(config, tmp_path / "out", device="cpu")
+def test_no_memory_for_one_image_is_an_error(config, tmp_path, short_of_memory):
+    short_of_memory(0)
+    place: dict[str, Any] = {"device": "cpu", "batch_size": 4}
+    for run in (
+        lambda: generate(config, tmp_path / "out", **place),
+        lambda: stream(config, io.BytesIO(), **place),
+        lambda: dry_run(config, tmp_path / "out", **place, share=ALL),
+    ):
+        with pytest.raises(DeviceError, match="out of memory for a single image") as caught:
+            run()
+        assert caught.value.exit_code == 4
     assert not list((tmp_path / "out").rglob("*.part"))
+
+
+def test_other_failures_of_a_network_are_not_taken_for_lack_of_memory(config, tmp_path, short_of_memory):
+    short_of_memory(2, RuntimeError("shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        generate(config, tmp_path / "out", device="cpu", batch_size=3)
 
 
 def test_full_disk_keeps_what_is_finished_and_the_same_command_goes_on(config, tmp_path, monkeypatch):
@@ -270,16 +361,36 @@ def test_full_disk_keeps_what_is_finished_and_the_same_command_goes_on(config, t
 def test_shares_of_several_processes_make_up_the_whole(config, tmp_path):
     generate(config, tmp_path / "one", device="cpu")
     first = generate(config, tmp_path / "three", device="cpu", share=Share(None, 0, 3))
-    assert (first["made_now"], first["unfinished_shards"]) == (9, 5)
+    assert (first["made_now"], first["unfinished_shards"], first["shards"]) == (9, 5, 3)
     assert not (tmp_path / "three" / "_info.json").exists()
-    generate(config, tmp_path / "three", device="cpu", share=Share({1, 4}))
+    second = generate(config, tmp_path / "three", device="cpu", share=Share({1, 4}))
+    assert (second["made_now"], second["unfinished_shards"], second["shards"]) == (6, 3, 5)
     last = generate(config, tmp_path / "three", device="cpu")
-    assert (last["made_now"], last["unfinished_shards"]) == (9, 0)
+    assert (last["made_now"], last["unfinished_shards"], last["shards"]) == (9, 0, 8)
+    assert last["images"] == {"no-glaucoma": 9, "glaucoma": 15}
     for path in (tmp_path / "one").rglob("*"):
         if path.is_file():
             assert path.read_bytes() == (tmp_path / "three" / path.relative_to(tmp_path / "one")).read_bytes()
     with pytest.raises(UsageError, match="there is no shard 8"):
         generate(config, tmp_path / "one", device="cpu", share=Share({8}))
+
+
+def test_result_counts_the_images_that_are_there(config, tmp_path):
+    """Those of shards that others have made as well, of those to come none."""
+    for chosen in ({0, 1}, {6}):
+        found = generate(config, tmp_path / "out", device="cpu", share=Share(chosen))
+        labels = [int(members["cls"]) for members in read_all(tmp_path / "out").values()]
+        assert found["images"] == {"no-glaucoma": labels.count(0), "glaucoma": labels.count(1)}
+        assert found["shards"] == len(list((tmp_path / "out").glob("*.tar"))) == 8 - found["unfinished_shards"]
+    assert len(labels) == 9
+
+
+def test_process_makes_every_so_many_of_the_chosen_shards():
+    assert Share().indices(4) == [0, 1, 2, 3]
+    assert [Share(None, rank, 3).indices(8) for rank in range(3)] == [[0, 3, 6], [1, 4, 7], [2, 5]]
+    assert [Share({1, 2, 5, 6}, rank, 2).indices(8) for rank in range(2)] == [[2, 6], [1, 5]]
+    with pytest.raises(UsageError, match=r"there is no shard 8 \(this run has shards 0 to 7\)"):
+        Share({8}).indices(8)
 
 
 def test_stream_of_one_shard_is_the_file(config, tmp_path):
@@ -295,6 +406,8 @@ def test_dry_run_estimates_what_is_missing_and_writes_nothing(config, tmp_path):
     found = dry_run(config, tmp_path / "out", **options)
     assert (found.images, found.shards, found.images_a_shard) == (24, 8, 3)
     assert found.duration_sec > 0 and found.disk_mib > 0 and found.memory_gib > 0
+    assert found.settings == "sampler dpmpp-2m, 3 steps, eta 0, guidance scale 1"
+    assert found.settings in str(found)
     assert not (tmp_path / "out").exists()
     generate(config, tmp_path / "out", device="cpu", share=Share({0, 1}))
     assert dry_run(config, tmp_path / "out", **options).images == 18
@@ -311,23 +424,51 @@ def test_regenerated_image_is_the_one_in_the_folder(config, tmp_path):
         regenerate(tmp_path / "out", "nobody", [], "cpu")
 
 
-def test_image_of_other_pixels_is_not_the_same(config, tmp_path):
-    shard = tmp_path / "out" / "train-000000.tar"
-    key = "synthetic-s4-00000000-glaucoma-00000000"
+KEY = "synthetic-s4-00000000-glaucoma-00000000"
+
+
+@pytest.fixture
+def write_sample(config, tmp_path):
+    """A function that writes a folder with one grey image, which says what is given of how it was made."""
     metadata: dict[str, Any] = {
-        "label": 1,
-        "index": 0,
-        "seed": 4,
-        "sampler": "dpmpp-2m",
-        "steps": 3,
-        "eta": 0.0,
-        "precision": "fp32",
+        **{"label": 1, "index": 0, "seed": 4, "precision": "fp32", "checkpoint_sha256": config.checkpoint_sha256},
+        **vars(SETTINGS),
     }
-    metadata |= {"guidance_scale": 1.0, "checkpoint_sha256": config.checkpoint_sha256}
-    image = encode_image(np.full((16, 16, 3), 77, dtype=np.uint8), "png")
-    write_shard(shard, [Sample(key, image, "png", 1, metadata)])
-    found = regenerate(tmp_path / "out", key, [(config.checkpoint, config.checkpoint_sha256)], "cpu")
+
+    def write(**changes):
+        image = encode_image(np.full((16, 16, 3), 77, dtype=np.uint8), "png")
+        said = {name: value for name, value in {**metadata, **changes}.items() if value is not ...}
+        write_shard(tmp_path / "out" / "train-000000.tar", [Sample(KEY, image, "png", 1, said)])
+        return tmp_path / "out"
+
+    return write
+
+
+@pytest.mark.parametrize("family", [..., "diffusion"])
+def test_image_of_other_pixels_is_not_the_same(config, write_sample, family):
+    found = regenerate(write_sample(family=family), KEY, [(config.checkpoint, config.checkpoint_sha256)], "cpu")
     assert not found.same and found.largest_difference > 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"seed": ...}, DataError, f"{KEY}.json does not say how the image was made: 'seed'"),
+        ({"eta": ...}, DataError, "does not say how the image was made: 'eta'"),
+        ({"steps": "many"}, DataError, "steps is 'many'"),
+        ({"sampler": "euler"}, DataError, "'euler' (valid: ddim, dpmpp-2m)"),
+        ({"index": -1}, DataError, "label, seed and index must be whole numbers"),
+        ({"label": 2}, DataError, "has the label 2, its model 2 classes"),
+        ({"steps": 1001}, DataError, "the model has 1000 timesteps"),
+        ({"family": "gan"}, CheckpointError, f"{KEY} was made by the family 'gan' (valid: diffusion)"),
+        ({"family": ["gan"]}, CheckpointError, "was made by the family \"['gan']\""),
+    ],
+)
+def test_sample_that_does_not_say_how_it_was_made_is_named(config, write_sample, changes, error, said):
+    with pytest.raises(error) as caught:
+        regenerate(write_sample(**changes), KEY, [(config.checkpoint, config.checkpoint_sha256)], "cpu")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_overwrite_starts_anew(config, tmp_path):

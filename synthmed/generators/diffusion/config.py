@@ -115,6 +115,8 @@ class DiffusionBuild:
             raise RecipeError(f"size is {header.size}", f"sides must be multiples of the down-sampling, {factor}")
         if not 0 < self.latent_scale < math.inf:
             raise RecipeError(f"latent_scale is {self.latent_scale}", "it must be above zero and finite")
+        if header.kind not in (GENERATOR, "autoencoder"):
+            raise RecipeError(f"kind is {header.kind!r}", f"a diffusion model has {GENERATOR} and autoencoder")
         if (header.kind == GENERATOR) != (self.unet is not None):
             raise RecipeError(f"a model of kind {header.kind} has unet {self.unet}")
         if self.unet is not None and not self.unet.conditional and len(header.classes) > 1:

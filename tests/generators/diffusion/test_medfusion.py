@@ -10,12 +10,16 @@ import pytest
 import torch
 
 from synthmed.data.datasets import AIROGS, find_dataset, folder_info
+from synthmed.data.labels import Classes
 from synthmed.errors import CheckpointError, UsageError
-from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, load_tensors, read_config, save_model
+from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, load_tensors, save_model
 from synthmed.generators.diffusion.config import ScheduleConfig, VaeConfig
+from synthmed.generators.diffusion.header import read_diffusion_header
 from synthmed.generators.diffusion.medfusion import export_state_dict, import_checkpoint
 from synthmed.generators.diffusion.pipeline import load_pipeline
+from synthmed.generators.diffusion.samplers import SAMPLERS
 from synthmed.generators.diffusion.schedule import build_schedule
+from synthmed.generators.diffusion.settings import DiffusionSettings
 
 OUT = DENOISER_PREFIX + "outc.conv.conv."
 FIRST = DENOISER_PREFIX + "in_conv.conv.weight"
@@ -28,8 +32,8 @@ def state(edit):
 
 def imported(path: Path, target: Path, **options):
     """Import a checkpoint, save it and load what was saved."""
-    config, tensors = import_checkpoint(path, AIROGS, **{"size": 16, **options})
-    save_model(target, config, tensors)
+    header, tensors = import_checkpoint(path, AIROGS, **{"size": 16, **options})
+    save_model(target, header, tensors)
     return load_pipeline(target)
 
 
@@ -38,18 +42,22 @@ def imported(path: Path, target: Path, **options):
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_import_gives_the_same_tensors_and_the_whole_configuration(lightning_file, tiny_tensors, tmp_path, legacy):
-    config, tensors = import_checkpoint(lightning_file(legacy=legacy), AIROGS, size=16)
-    assert config.classes == ("no-glaucoma", "glaucoma")
-    assert config.unet.widths == (8, 8, 16)
-    assert isinstance(config.vae, VaeConfig)
-    assert config.vae.widths == (8, 8, 16)
-    assert config.latent_scale == 1
-    assert config.schedule == ScheduleConfig()
-    assert config.training["steps"] == 1234
-    assert len(config.training["imported_sha256"]) == 64
+    header, tensors = import_checkpoint(lightning_file(legacy=legacy), AIROGS, size=16)
+    assert header.classes.names == ("no-glaucoma", "glaucoma")
+    assert (header.classes.find("RG"), header.classes.positive) == (1, "glaucoma")
+    assert (header.family, header.kind) == ("diffusion", "generator")
+    assert header.sampling == DiffusionSettings(sampler="ddim", steps=150, eta=1.0, guidance_scale=1.0)
+    assert header.build.unet is not None
+    assert header.build.unet.widths == (8, 8, 16)
+    assert isinstance(header.build.vae, VaeConfig)
+    assert header.build.vae.widths == (8, 8, 16)
+    assert header.build.latent_scale == 1
+    assert header.build.schedule == ScheduleConfig()
+    assert header.training["steps"] == 1234
+    assert len(header.training["imported_sha256"]) == 64
     assert tensors.keys() == tiny_tensors.keys()
     assert all(torch.equal(tensors[name], tiny_tensors[name]) for name in tensors)
-    save_model(tmp_path / "imported.safetensors", config, tensors)
+    save_model(tmp_path / "imported.safetensors", header, tensors)
     images = load_pipeline(tmp_path / "imported.safetensors").sample([0, 1], seeds=[1, 2], steps=2)
     assert images.shape == (2, 3, 16, 16)
 
@@ -68,8 +76,8 @@ def test_autoencoder_alone_and_inside_a_vaegan(lightning_file):
         return change
 
     for prefix in ("", "vqvae."):
-        config, tensors = import_checkpoint(lightning_file(only_vae(prefix)), AIROGS, size=16)
-        assert config.kind == "autoencoder"
+        header, tensors = import_checkpoint(lightning_file(only_vae(prefix)), AIROGS, size=16)
+        assert (header.kind, header.build.unet, header.sampling) == ("autoencoder", None, None)
         assert all(name.startswith(AUTOENCODER_PREFIX) for name in tensors)
         assert not any(word in name for name in tensors for word in ("perceiver", "discriminator", "logvar"))
 
@@ -82,8 +90,8 @@ def test_pipeline_without_autoencoder_takes_it_from_its_own_file(lightning_file)
     bare = lightning_file(without, "bare.ckpt")
     with pytest.raises(CheckpointError, match="--vae"):
         import_checkpoint(bare, AIROGS)
-    config, tensors = import_checkpoint(bare, AIROGS, vae=lightning_file())
-    assert config.kind == "pipeline"
+    header, tensors = import_checkpoint(bare, AIROGS, vae=lightning_file())
+    assert header.kind == "generator"
     assert any(name.startswith(AUTOENCODER_PREFIX) for name in tensors)
 
 
@@ -110,8 +118,9 @@ def test_heads_of_the_denoiser_that_only_training_needs_are_left_out(lightning_f
 def test_options_may_be_written_for_both_axes(lightning_file):
     arguments = {"strides": [(1, 1), (2, 2), [2, 2]], "kernel_sizes": [(3, 3)] * 3, "act_name": ("swish", {})}
     norm = {"norm_name": ("GROUP", {"num_groups": 8})}
-    config, _ = import_checkpoint(lightning_file(noise_estimator_kwargs=arguments | norm), AIROGS, size=16)
-    assert config.unet.strides == (1, 2, 2)
+    header, _ = import_checkpoint(lightning_file(noise_estimator_kwargs=arguments | norm), AIROGS, size=16)
+    assert header.build.unet is not None
+    assert header.build.unet.strides == (1, 2, 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -127,9 +136,9 @@ def test_weights_of_other_precision_become_single(lightning_file, tiny_tensors, 
 
 def test_objective_x_0_and_clipping_are_read(lightning_file, tmp_path):
     pipeline = imported(lightning_file(estimator_objective="x_0", clip_x0=True), tmp_path / "a.safetensors")
-    assert (pipeline.config.unet.objective, pipeline.config.unet.clip_x_0) == ("x_0", True)
+    assert (pipeline.header.build.unet.objective, pipeline.header.build.unet.clip_x_0) == ("x_0", True)
     plain = imported(lightning_file(clip_x0=False), tmp_path / "b.safetensors")
-    assert (plain.config.unet.objective, plain.config.unet.clip_x_0) == ("eps", False)
+    assert (plain.header.build.unet.objective, plain.header.build.unet.clip_x_0) == ("eps", False)
     x_t, t = torch.randn(2, 4, 4, 4), torch.tensor([0, 600])
     network = plain.denoiser(x_t, t, torch.tensor([0, 1]))
     assert torch.equal(plain.denoise(x_t, t, torch.tensor([0, 1])), network)
@@ -140,37 +149,39 @@ def test_objective_x_0_and_clipping_are_read(lightning_file, tmp_path):
 
 @pytest.mark.parametrize("build", ["unet2", "unet1"])
 @pytest.mark.parametrize("legacy", [False, True])
-def test_every_variant_of_the_denoiser_comes_back(lightning_file, tiny_config, make_tensors, build, legacy):
+def test_every_variant_of_the_denoiser_comes_back(
+    lightning_file, tiny_header, change_header, make_tensors, build, legacy
+):
     for changes in (
         {"learned_variance": True},
         {"self_conditioning": True},
         {"conditional": False},
         {"objective": "x_0", "learned_variance": True, "self_conditioning": True, "clip_x_0": True},
     ):
-        unet = dataclasses.replace(tiny_config.unet, build=build, **changes)
-        classes = tiny_config.classes if unet.conditional else ("image",)
-        config = dataclasses.replace(tiny_config, unet=unet, classes=classes, aliases={})
-        tensors = make_tensors(config)
+        unet = dataclasses.replace(tiny_header.build.unet, build=build, **changes)
+        classes = tiny_header.classes if unet.conditional else Classes(("image",))
+        header = change_header(tiny_header, unet=unet, classes=classes)
+        tensors = make_tensors(header)
         objective = {"eps": "x_T", "x_0": "x_0"}[unet.objective]
         # What the options say is left out: the tensors tell.
         path = lightning_file(tensors=tensors, legacy=legacy, estimator_objective=objective, clip_x0=unet.clip_x_0)
         found, weights = import_checkpoint(path, AIROGS, size=16)
-        assert found.unet == unet
+        assert found.build.unet == unet
         assert found.classes == classes
         assert weights.keys() == tensors.keys()
 
 
-@pytest.mark.parametrize(("sampler", "eta"), [("ddim", 1.0), ("dpmpp-2m", 0.0)])
-def test_garbage_in_place_of_the_variance_changes_no_image(lightning_file, tmp_path, sampler, eta):
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_garbage_in_place_of_the_variance_changes_no_image(lightning_file, tmp_path, sampler):
     def add_variance(tensors):
         for name in (OUT + "weight", OUT + "bias"):
             tensors[name] = torch.cat([tensors[name], 1e3 * torch.randn(tensors[name].shape)])
 
     plain = imported(lightning_file(), tmp_path / "a.safetensors")
     learned = imported(lightning_file(state(add_variance)), tmp_path / "b.safetensors")
-    assert learned.config.unet.learned_variance
+    assert learned.header.build.unet.learned_variance
     images = [
-        pipeline.sample([0, 1], seeds=[1, 2], sampler=sampler, eta=eta, steps=4, guidance_scale=2.0)
+        pipeline.sample([0, 1], seeds=[1, 2], sampler=sampler, steps=4, guidance_scale=2.0)
         for pipeline in (plain, learned)
     ]
     assert torch.equal(*images)
@@ -178,7 +189,7 @@ def test_garbage_in_place_of_the_variance_changes_no_image(lightning_file, tmp_p
 
 def test_centring_of_inputs_is_noted_and_sampled_as_medfusion_does(lightning_file, tmp_path, capsys):
     centred = imported(lightning_file(do_input_centering=True), tmp_path / "a.safetensors")
-    assert centred.config.training["input_centering"] is True
+    assert centred.header.training["input_centering"] is True
     assert "do_input_centering" in capsys.readouterr().err
     plain = imported(lightning_file(), tmp_path / "b.safetensors")
     assert capsys.readouterr().err == ""
@@ -202,16 +213,16 @@ def betas(strategy: str, start: float, end: float) -> torch.Tensor:
     ],
 )
 def test_other_noise_schedules_are_medfusions(lightning_file, given, strategy):
-    config, _ = import_checkpoint(lightning_file(noise_scheduler_kwargs=given), AIROGS, size=16)
-    assert config.schedule.strategy == strategy
-    wanted = betas(strategy, config.schedule.beta_start, config.schedule.beta_end)
-    assert torch.allclose(build_schedule(config.schedule).betas, wanted.float(), rtol=1e-4)
+    header, _ = import_checkpoint(lightning_file(noise_scheduler_kwargs=given), AIROGS, size=16)
+    assert header.build.schedule.strategy == strategy
+    wanted = betas(strategy, header.build.schedule.beta_start, header.build.schedule.beta_end)
+    assert torch.allclose(build_schedule(header.build.schedule).betas, wanted.float(), rtol=1e-4)
 
 
-def test_unconditional_model_has_one_class_and_samples(lightning_file, tmp_path, make_tensors, tiny_config):
+def test_unconditional_model_has_one_class_and_samples(lightning_file, tmp_path):
     without = state(lambda tensors: tensors.pop(DENOISER_PREFIX + "cond_embedder.embedding.weight"))
     pipeline = imported(lightning_file(without), tmp_path / "a.safetensors")
-    assert pipeline.classes == ("image",)
+    assert pipeline.header.classes.names == ("image",)
     images = [pipeline.sample(labels, seeds=[1], steps=2) for labels in ([0], [-1])]
     assert torch.equal(*images)
     guided = pipeline.sample([0], seeds=[1], steps=2, guidance_scale=5.0)
@@ -225,16 +236,16 @@ def test_more_classes_than_two_take_names_from_the_user(lightning_file, tmp_path
     path = lightning_file(state(five))
     with pytest.raises(CheckpointError, match=r"has 5 classes, airogs has 2.*--classes"):
         import_checkpoint(path, AIROGS)
-    config, tensors = import_checkpoint(path, folder_info("skin", "abcde"), size=16)
-    assert (config.dataset, config.classes) == ("skin", tuple("abcde"))
-    save_model(tmp_path / "a.safetensors", config, tensors)
+    header, tensors = import_checkpoint(path, folder_info("skin", "abcde"), size=16)
+    assert (header.dataset, header.classes.names) == ("skin", tuple("abcde"))
+    save_model(tmp_path / "a.safetensors", header, tensors)
     images = load_pipeline(tmp_path / "a.safetensors").sample(range(5), seeds=[1] * 5, steps=2)
     assert len({image.numpy().tobytes() for image in images}) == 5
 
 
 def test_size_may_be_any_multiple_of_the_down_sampling(lightning_file, tmp_path):
     pipeline = imported(lightning_file(), tmp_path / "a.safetensors", size=(12, 20))
-    assert pipeline.config.size == (12, 20)
+    assert pipeline.header.size == (12, 20)
     assert pipeline.sample([0], seeds=[1], steps=2).shape == (1, 3, 12, 20)
     assert import_checkpoint(lightning_file(), AIROGS)[0].size == 256
     with pytest.raises(UsageError, match=r"--size 18: sides must be multiples of 4"):
@@ -244,14 +255,14 @@ def test_size_may_be_any_multiple_of_the_down_sampling(lightning_file, tmp_path)
 # ------------------------------------------------------------------------------------------------------- the way back
 
 
-def test_export_hides_the_latent_scale_so_that_medfusion_computes_the_same(tiny_model_file, tmp_path):
+def test_export_hides_the_latent_scale_so_that_medfusion_computes_the_same(tiny_model_file, tmp_path, change_header):
     """The exported autoencoder's own latents are ours times the scale, and decode to the same image."""
     tensors = load_tensors(tiny_model_file)
-    config = dataclasses.replace(read_config(tiny_model_file), latent_scale=0.25)
+    header = change_header(read_diffusion_header(tiny_model_file), latent_scale=0.25)
     before = {name: tensor.clone() for name, tensor in tensors.items()}
-    exported = export_state_dict(config, tensors)
+    exported = export_state_dict(header, tensors)
     assert all(torch.equal(tensors[name], before[name]) for name in tensors)
-    save_model(tmp_path / "back.safetensors", dataclasses.replace(config, latent_scale=1.0), exported)
+    save_model(tmp_path / "back.safetensors", change_header(header, latent_scale=1.0), exported)
     ours, theirs = load_pipeline(tiny_model_file), load_pipeline(tmp_path / "back.safetensors")
     image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     (mean, log_variance), (their_mean, their_log_variance) = ours.moments(image), theirs.moments(image)
@@ -261,9 +272,9 @@ def test_export_hides_the_latent_scale_so_that_medfusion_computes_the_same(tiny_
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_export_gives_back_what_was_imported(lightning_file, tiny_config, make_tensors, legacy):
-    unet = dataclasses.replace(tiny_config.unet, objective="x_0", learned_variance=True, self_conditioning=True)
-    tensors = make_tensors(dataclasses.replace(tiny_config, unet=unet))
+def test_export_gives_back_what_was_imported(lightning_file, tiny_header, change_header, make_tensors, legacy):
+    unet = dataclasses.replace(tiny_header.build.unet, objective="x_0", learned_variance=True, self_conditioning=True)
+    tensors = make_tensors(change_header(tiny_header, unet=unet))
     path = lightning_file(tensors=tensors, legacy=legacy, estimator_objective="x_0")
     exported = export_state_dict(*import_checkpoint(path, AIROGS, size=16))
     assert exported.keys() == tensors.keys()

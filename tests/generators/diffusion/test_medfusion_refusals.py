@@ -163,8 +163,8 @@ def test_object_that_sets_attributes_on_load_does_not(lightning_file, monkeypatc
 
     refused(lightning_file(as_state, legacy=legacy), "no state_dict")
     refused(lightning_file(add(FIRST, SetsAttributes()), legacy=legacy), "is no tensor")
-    config, _ = import_checkpoint(lightning_file(optimizer=SetsAttributes(), legacy=legacy), AIROGS, size=16)
-    assert config.kind == "pipeline"
+    header, _ = import_checkpoint(lightning_file(optimizer=SetsAttributes(), legacy=legacy), AIROGS, size=16)
+    assert header.kind == "generator"
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -236,10 +236,10 @@ def measure(*paths: Path) -> list[tuple[str, int]]:
 
 
 @needs_proc
-def test_memory_stays_below_one_and_a_half_times_the_file(lightning_file, tiny_config, make_tensors):
+def test_memory_stays_below_one_and_a_half_times_the_file(lightning_file, tiny_header, change_header, make_tensors):
     """20 M parameters; those of two copies at once, as files and as random networks to load into, do not pass."""
-    unet = dataclasses.replace(tiny_config.unet, widths=(64, 128, 256, 256), strides=(1, 2, 2, 2), norm_groups=8)
-    tensors = make_tensors(dataclasses.replace(tiny_config, unet=unet))
+    unet = dataclasses.replace(tiny_header.build.unet, widths=(64, 128, 256, 256), strides=(1, 2, 2, 2), norm_groups=8)
+    tensors = make_tensors(change_header(tiny_header, unet=unet))
     norm = {"norm_name": ("GROUP", {"num_groups": 8})}
     paths = [
         lightning_file(name=f"large{legacy}.ckpt", tensors=tensors, legacy=legacy, noise_estimator_kwargs=norm)
@@ -287,7 +287,7 @@ def seeds_of_mutants(lightning_file, monkeypatch):
     files = []
     for legacy in (False, True):
         path = lightning_file(optimizer=reduce_to(sentinel, 1), lr_scheduler=sentinel, legacy=legacy)
-        assert import_checkpoint(path, AIROGS, size=16)[0].kind == "pipeline"
+        assert import_checkpoint(path, AIROGS, size=16)[0].kind == "generator"
         files.append(path.read_bytes())
     return files
 

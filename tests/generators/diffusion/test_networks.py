@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from synthmed.formats.model_files import DENOISER_PREFIX, ModelConfig
-from synthmed.generators.diffusion.config import UnetConfig, VaeConfig
+from synthmed.data.labels import Classes
+from synthmed.formats.model_files import DENOISER_PREFIX
+from synthmed.generators.diffusion.config import DiffusionBuild, UnetConfig, VaeConfig
+from synthmed.generators.diffusion.header import DiffusionHeader
 from synthmed.generators.diffusion.networks.autoencoder import Autoencoder
 from synthmed.generators.diffusion.networks.blocks import BasicUp
 from synthmed.generators.diffusion.networks.build import build_networks
 from synthmed.generators.diffusion.networks.unet import build_denoiser
+from synthmed.generators.diffusion.settings import DiffusionSettings
 
 
 def count(module: torch.nn.Module) -> float:
@@ -114,7 +117,8 @@ def test_channels_of_self_conditioning_and_variance(build: str) -> None:
 
 
 def test_networks_to_load_into_take_no_memory_but_know_their_frequencies() -> None:
-    built = build_networks(ModelConfig(classes=("a", "b")))
+    build = DiffusionBuild(unet=UnetConfig())
+    built = build_networks(DiffusionHeader(build, classes=Classes(("a", "b")), sampling=DiffusionSettings()))
     parameters = [value for network in built.values() for value in network.parameters()]
     assert {value.device.type for value in parameters} == {"meta"}
     buffers = dict(built[DENOISER_PREFIX].named_buffers())

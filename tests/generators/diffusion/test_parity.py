@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 from synthmed.data.datasets import AIROGS
 from synthmed.data.pixels import to_uint8
 from synthmed.formats.model_files import save_model
-from synthmed.generators.diffusion.config import AutoencoderConfig, ScheduleConfig
+from synthmed.generators.diffusion.config import ScheduleConfig
+from synthmed.generators.diffusion.estimate import predict_x_0
 from synthmed.generators.diffusion.medfusion import import_checkpoint
 from synthmed.generators.diffusion.networks.autoencoder import sample_latents, split_moments
 from synthmed.generators.diffusion.pipeline import Pipeline, load_pipeline
-from synthmed.generators.diffusion.samplers.estimate import predict_x_0
 from synthmed.generators.diffusion.samplers.spacing import even_timesteps
 from synthmed.generators.diffusion.schedule import build_schedule
+from synthmed.generators.diffusion.training.config import AutoencoderConfig
 from synthmed.generators.diffusion.training.losses import kl_divergence, reconstruction_loss
 
 GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "golden" / "medfusion"
@@ -55,9 +56,9 @@ EXACT = ("schedule.", "timesteps")
 def case(request, tmp_path_factory) -> tuple[Pipeline, dict[str, torch.Tensor]]:
     name = request.param
     golden = load_file(GOLDEN / f"{name}.safetensors") | load_file(GOLDEN / f"{name}_extra.safetensors")
-    config, tensors = import_checkpoint(GOLDEN / f"{name}_pipeline.ckpt", AIROGS, size=64)
+    header, tensors = import_checkpoint(GOLDEN / f"{name}_pipeline.ckpt", AIROGS, size=64)
     path = tmp_path_factory.mktemp(name) / "model.safetensors"
-    save_model(path, config, tensors)
+    save_model(path, header, tensors)
     return load_pipeline(path), golden
 
 
@@ -65,7 +66,7 @@ def ours(pipeline: Pipeline, golden: dict[str, torch.Tensor], name: str) -> torc
     """Return what synthmed computes for one tensor of the golden files."""
     group, _, what = name.partition(".")
     if group.startswith("timesteps"):
-        return torch.tensor(even_timesteps(1000, int(group.removeprefix("timesteps")))).flip(0)
+        return torch.tensor(even_timesteps(pipeline.schedule, int(group.removeprefix("timesteps")))).flip(0)
     compute = {"schedule": of_schedule, "vae": of_autoencoder, "clamp": of_autoencoder, "negative": of_autoencoder}
     if group in compute:
         return compute[group](pipeline, golden, name)

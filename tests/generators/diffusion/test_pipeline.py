@@ -6,13 +6,19 @@ from typing import Any
 import pytest
 import torch
 
+from synthmed.data.labels import Classes
 from synthmed.errors import UsageError
 from synthmed.formats.model_files import save_model
-from synthmed.generators.diffusion.config import UnetConfig, VaeConfig
-from synthmed.generators.diffusion.pipeline import NULL_LABEL, load_pipeline
-from synthmed.generators.diffusion.samplers.spacing import even_timesteps, log_snr_timesteps
+from synthmed.generators.diffusion.config import ScheduleConfig, UnetConfig, VaeConfig
+from synthmed.generators.diffusion.guidance import NULL_LABEL, away_labels
+from synthmed.generators.diffusion.pipeline import load_pipeline
+from synthmed.generators.diffusion.samplers import SAMPLERS
+from synthmed.generators.diffusion.samplers.spacing import even_timesteps
+from synthmed.generators.diffusion.settings import DiffusionSettings
 
 BUILDS = ["unet2", "unet1"]
+# Each sampler without fresh noise, and with it where it takes any.
+USES = [(name, eta) for name, each in SAMPLERS.items() for eta in ((0.0, 1.0) if "eta" in each.accepts else (0.0,))]
 
 
 @pytest.fixture
@@ -21,30 +27,30 @@ def pipeline(tiny_model_file):
 
 
 @pytest.fixture
-def make_pipeline(tmp_path, tiny_config, make_tensors):
-    """A function that gives a pipeline of random weights for changes of `tiny_config`."""
+def make_pipeline(tmp_path, tiny_header, change_header, make_tensors):
+    """A function that gives a pipeline of random weights for changes of `tiny_header`."""
 
     def make(**changes):
-        config = dataclasses.replace(tiny_config, **changes)
-        save_model(tmp_path / "made.safetensors", config, make_tensors(config))
+        header = change_header(tiny_header, **changes)
+        save_model(tmp_path / "made.safetensors", header, make_tensors(header))
         return load_pipeline(tmp_path / "made.safetensors")
 
     return make
 
 
-def with_unet(config, **changes):
-    return dataclasses.replace(config.unet, **changes)
+def with_unet(header, **changes):
+    return dataclasses.replace(header.build.unet, **changes)
 
 
 def close(a, b):
     return torch.allclose(a, b, atol=2e-5)
 
 
-@pytest.mark.parametrize(("sampler", "eta"), [("ddim", 1.0), ("ddim", 0.0), ("dpmpp-2m", 0.0)])
+@pytest.mark.parametrize(("sampler", "eta"), USES)
 def test_image_does_not_depend_on_the_batch(pipeline, sampler, eta):
     whole = pipeline.sample([0, 1, 1], seeds=[5, 6, 7], sampler=sampler, steps=4, eta=eta)
     alone = pipeline.sample([1], seeds=[6], sampler=sampler, steps=4, eta=eta)
-    assert whole.shape == (3, 3, pipeline.config.size, pipeline.config.size)
+    assert whole.shape == (3, 3, pipeline.header.size, pipeline.header.size)
     assert close(whole[1:2], alone)
     assert not close(whole[1], whole[2])
 
@@ -74,7 +80,9 @@ def test_guidance_extrapolates_from_the_reference(pipeline):
     assert close(null, pipeline.denoise(x_t, t, torch.full((2,), NULL_LABEL)))
 
     def guided(scale, reference):
-        return pipeline._guided(labels, scale, reference, first=999)(x_t, 300).eps
+        away = away_labels(labels, reference, pipeline.header.classes)
+        settings = DiffusionSettings(guidance_scale=scale)
+        return pipeline._denoiser(labels, away, settings, first=999, on_step=None)(x_t, 300).eps
 
     assert close(guided(3.0, "null"), null + 3 * (cond - null))
     assert close(guided(3.0, "other"), other + 3 * (cond - other))
@@ -83,9 +91,9 @@ def test_guidance_extrapolates_from_the_reference(pipeline):
 
 def written_out(pipeline, labels, noise, steps, *, eta=1.0, scale=1.0):
     """Medfusion's loop (`DiffusionPipeline.denoise`, `forward`), step by step, for any kind of network."""
-    network, schedule, unet = pipeline.denoiser, pipeline.schedule, pipeline.config.unet
-    channels = pipeline.config.vae.latent_channels
-    timesteps = even_timesteps(schedule.num_timesteps, steps)
+    network, schedule, unet = pipeline.denoiser, pipeline.schedule, pipeline.header.build.unet
+    channels = pipeline.header.build.vae.latent_channels
+    timesteps = even_timesteps(schedule, steps)
     x_t, self_cond = noise[0], None
 
     def run(t, with_labels):
@@ -124,8 +132,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("build", BUILDS)
-def test_every_variant_samples_as_medfusions_loop(make_pipeline, tiny_config, build, variant):
-    pipeline = make_pipeline(unet=with_unet(tiny_config, build=build, **VARIANTS[variant]))
+def test_every_variant_samples_as_medfusions_loop(make_pipeline, tiny_header, build, variant):
+    pipeline = make_pipeline(unet=with_unet(tiny_header, build=build, **VARIANTS[variant]))
     labels = torch.tensor([0, 1])
     noise = list(torch.randn(2 * 4, 2, *pipeline.latent_shape, generator=torch.Generator().manual_seed(0)))
     for scale in (1.0, 3.0):
@@ -135,9 +143,9 @@ def test_every_variant_samples_as_medfusions_loop(make_pipeline, tiny_config, bu
         assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max().item())
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "dpmpp-2m"])
-def test_self_conditioned_network_sees_zeros_first_and_its_input_twice_later(make_pipeline, tiny_config, sampler):
-    pipeline = make_pipeline(unet=with_unet(tiny_config, self_conditioning=True))
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_self_conditioned_network_sees_zeros_first_and_its_input_twice_later(make_pipeline, tiny_header, sampler):
+    pipeline = make_pipeline(unet=with_unet(tiny_header, self_conditioning=True))
     seen, run = [], pipeline.denoiser.run
 
     def watched(x, emb):
@@ -153,13 +161,13 @@ def test_self_conditioned_network_sees_zeros_first_and_its_input_twice_later(mak
 
 
 @pytest.mark.parametrize("build", BUILDS)
-@pytest.mark.parametrize(("sampler", "eta"), [("ddim", 1.0), ("dpmpp-2m", 0.0)])
-def test_network_of_clean_latents_samples_as_its_twin_of_noise(make_pipeline, tiny_config, build, sampler, eta):
+@pytest.mark.parametrize(("sampler", "eta"), USES)
+def test_network_of_clean_latents_samples_as_its_twin_of_noise(make_pipeline, tiny_header, build, sampler, eta):
     """Gaussian data of a known mean: both best predictions are affine in x_t, so that they can replace the networks."""
     mean, std = 0.5, 0.3
     images = {}
     for objective in ("eps", "x_0"):
-        pipeline = make_pipeline(unet=with_unet(tiny_config, build=build, objective=objective))
+        pipeline = make_pipeline(unet=with_unet(tiny_header, build=build, objective=objective))
         schedule = pipeline.schedule
 
         def best(x, t, labels=None, *, self_conditioned=False, schedule=schedule, objective=objective):
@@ -189,9 +197,7 @@ def test_images_of_any_size_channels_and_classes(make_pipeline, build, size, cha
     height, width = size
     pipeline = make_pipeline(
         size=height if height == width else size,
-        classes=tuple(map(str, range(classes))) if classes else ("image",),
-        aliases={},
-        positive="",
+        classes=Classes(tuple(map(str, range(classes))) if classes else ("image",)),
         vae=VaeConfig(image_channels=channels, **widths),
         unet=UnetConfig(build=build, emb_channels=16, conditional=classes > 0, **widths),
     )
@@ -201,16 +207,16 @@ def test_images_of_any_size_channels_and_classes(make_pipeline, build, size, cha
     assert mean.shape == log_variance.shape == (1, *pipeline.latent_shape)
     assert pipeline.decode(mean).shape == images.shape
     label = max(classes - 1, 0)
-    for sampler, eta in (("ddim", 1.0), ("dpmpp-2m", 0.0)):
-        sampled = pipeline.sample([label], seeds=[1], sampler=sampler, eta=eta, steps=2)
+    for sampler in SAMPLERS:
+        sampled = pipeline.sample([label], seeds=[1], sampler=sampler, steps=2)
         assert sampled.shape == images.shape
         assert torch.isfinite(sampled).all()
 
 
-def test_unconditional_model_is_not_guided(make_pipeline, tiny_config):
+def test_unconditional_model_is_not_guided(make_pipeline, tiny_header):
     """Without a label there is nothing to follow: the second pass would be the first one again."""
-    unet = with_unet(tiny_config, conditional=False)
-    pipeline = make_pipeline(unet=unet, classes=("image",), aliases={}, positive="")
+    unet = with_unet(tiny_header, conditional=False)
+    pipeline = make_pipeline(unet=unet, classes=Classes(("image",)))
     passes, run = [], pipeline.denoiser.run
 
     def counted(x, emb):
@@ -226,8 +232,77 @@ def test_unconditional_model_is_not_guided(make_pipeline, tiny_config):
 def test_steps_after_the_first_are_told_apart_by_their_timestep(pipeline):
     """Which pass is the first is read from the timestep: none may come twice."""
     for steps in (1, 2, 150, 1000):
-        for timesteps in (even_timesteps(1000, steps), log_snr_timesteps(pipeline.schedule, steps)):
-            assert len(set(timesteps)) == steps
+        for sampler in SAMPLERS.values():
+            assert len(set(sampler.spacing(pipeline.schedule, steps))) == steps
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_one_step_starts_from_noise(pipeline, sampler):
+    """At T - 1, where the start is what the network was trained on; at 0 it would be taken for an image."""
+    seen, forward = [], pipeline.denoiser.forward
+
+    def watched(x, t, *arguments, **options):
+        seen.append(t.tolist())
+        return forward(x, t, *arguments, **options)
+
+    pipeline.denoiser.forward = watched
+    pipeline.sample([0, 1], seeds=[1, 2], sampler=sampler, steps=1)
+    assert seen == [[999, 999]]
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_step_is_told_once(pipeline, sampler, scale):
+    told = []
+    images = pipeline.sample(
+        [0, 1],
+        seeds=[1, 2],
+        sampler=sampler,
+        steps=4,
+        guidance_scale=scale,
+        on_step=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    unwatched = pipeline.sample([0, 1], seeds=[1, 2], sampler=sampler, steps=4, guidance_scale=scale)
+    assert torch.equal(images, unwatched)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_sampler_brings_its_own_steps_and_eta(pipeline, sampler):
+    told, defaults = [], SAMPLERS[sampler].defaults
+    usual = pipeline.sample([0], seeds=[1], sampler=sampler, on_step=lambda *step: told.append(step))
+    assert len(told) == defaults["steps"]
+    assert torch.equal(usual, pipeline.sample([0], seeds=[1], sampler=sampler, **defaults))
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "said"),
+    [
+        ([0, 5], {}, "labels are [0, 5] (the model has labels 0 to 1)"),
+        ([-2, 0], {}, "labels are [-2, 0] (the model has labels 0 to 1)"),
+        ([0, 2], {"guidance_scale": 3.0}, "the model has labels 0 to 1"),
+        (torch.tensor([1, 2]), {}, "the model has labels 0 to 1"),
+        ([0, 1], {"steps": 51}, "steps is 51 (the model has 50 timesteps)"),
+        ([0, 1], {"sampler": "dpmpp-2m", "steps": 51}, "steps is 51 (the model has 50 timesteps)"),
+        ([0, 1], {"steps": 0}, "steps is 0"),
+        ([0, 1], {"sampler": "ddmi"}, "did you mean ddim?"),
+        ([0, 1], {"eta": 1.5}, "eta is 1.5"),
+        ([0, 1], {"sampler": "dpmpp-2m", "eta": 0.5}, "dpmpp-2m has no eta"),
+        ([0, 1], {"guidance_scale": float("nan")}, "guidance_scale is nan"),
+    ],
+)
+def test_what_the_model_does_not_have_is_a_usage_error(make_pipeline, labels, options, said):
+    pipeline = make_pipeline(schedule=ScheduleConfig(num_timesteps=50))
+    with pytest.raises(UsageError) as caught:
+        pipeline.sample(labels, seeds=[1, 2], **{"steps": 2, **options})
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_guidance_against_the_other_class_needs_two(make_pipeline):
+    pipeline = make_pipeline(classes=Classes(("a", "b", "c")))
+    with pytest.raises(UsageError, match="needs 2 classes, not 3"):
+        pipeline.sample([0], seeds=[1], steps=1, reference="other")
 
 
 def test_labels_and_noise_must_fit(pipeline):
@@ -240,10 +315,10 @@ def test_labels_and_noise_must_fit(pipeline):
 def test_latents_are_decoded_in_the_autoencoders_own_scale(pipeline):
     latents = pipeline.sample([0], seeds=[3], steps=3, decode=False)
     image = pipeline.sample([0], seeds=[3], steps=3)
-    assert torch.equal(image, pipeline.decode(latents / pipeline.config.latent_scale))
+    assert torch.equal(image, pipeline.decode(latents / pipeline.header.build.latent_scale))
 
 
 def test_moments_have_the_shape_of_latents(pipeline):
-    size = pipeline.config.size
+    size = pipeline.header.size
     mean, log_variance = pipeline.moments(torch.zeros(2, 3, size, size))
     assert mean.shape == log_variance.shape == (2, *pipeline.latent_shape)

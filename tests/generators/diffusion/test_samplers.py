@@ -1,4 +1,7 @@
-"""Samplers against analytic denoisers: for Gaussian data the best noise estimate is known in closed form."""
+"""Samplers against analytic denoisers: for Gaussian data the best noise estimate is known in closed form.
+
+What holds for every sampler is asked of all in the table, a new one included.
+"""
 
 import itertools
 import math
@@ -7,14 +10,18 @@ import pytest
 import torch
 
 from synthmed.generators.diffusion.config import ScheduleConfig
+from synthmed.generators.diffusion.estimate import complete_estimate, predict_x_0
+from synthmed.generators.diffusion.samplers import SAMPLERS
 from synthmed.generators.diffusion.samplers.ddim import ddim
-from synthmed.generators.diffusion.samplers.dpmpp_2m import dpmpp_2m
-from synthmed.generators.diffusion.samplers.estimate import Estimate, complete_estimate, predict_x_0
+from synthmed.generators.diffusion.samplers.sampler import Estimate
 from synthmed.generators.diffusion.samplers.spacing import even_timesteps, log_snr_timesteps
 from synthmed.generators.diffusion.schedule import build_schedule
+from synthmed.generators.diffusion.settings import DiffusionSettings
 
 MEAN, STD = 0.7, 0.4
 SCHEDULE = build_schedule(ScheduleConfig())
+# Each sampler without fresh noise, and with it where it takes any.
+USES = [(name, eta) for name, each in SAMPLERS.items() for eta in ((0.0, 1.0) if "eta" in each.accepts else (0.0,))]
 
 
 def expected_eps(x_t: torch.Tensor, t: int) -> torch.Tensor:
@@ -41,30 +48,79 @@ def start(count: int = 20_000, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, 1, 1, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def sample(name: str, steps: int, eta: float = 0.0, denoiser=gaussian_denoiser) -> torch.Tensor:
+def refuse_noise(_step: int) -> torch.Tensor:
+    raise AssertionError("eta is 0")
+
+
+def sample(name: str, steps: int, eta: float = 0.0, denoiser=gaussian_denoiser, chosen=slice(None)) -> torch.Tensor:
+    """Return what a sampler makes of `start()`, or of some of it."""
     generator = torch.Generator().manual_seed(1)
-    if name == "dpmpp-2m":
-        return dpmpp_2m(denoiser, start(), SCHEDULE, log_snr_timesteps(SCHEDULE, steps))
-    timesteps = even_timesteps(1000, steps)
 
-    def noise(_number: int) -> torch.Tensor:
-        return torch.randn(start().shape, generator=generator, dtype=torch.float64)
+    def noise(_step: int) -> torch.Tensor:
+        return torch.randn(start().shape, generator=generator, dtype=torch.float64)[chosen]
 
-    return ddim(denoiser, start(), SCHEDULE, timesteps, noise, eta)
+    sampler = SAMPLERS[name]
+    options = {"eta": eta} if "eta" in sampler.accepts else {}
+    timesteps = sampler.spacing(SCHEDULE, steps)
+    return sampler.run(denoiser, start()[chosen], SCHEDULE, timesteps, noise if eta else refuse_noise, **options)
 
 
-@pytest.mark.parametrize(("name", "steps", "eta"), [("ddim", 150, 0.0), ("ddim", 1000, 1.0), ("dpmpp-2m", 20, 0.0)])
-def test_sampler_reaches_the_data_distribution(name, steps, eta):
-    x_0 = sample(name, steps, eta)
+@pytest.mark.parametrize(("name", "eta"), USES)
+def test_sampler_reaches_the_data_distribution(name, eta):
+    """In its usual number of steps; with all the fresh noise there is, in as many as there are timesteps."""
+    x_0 = sample(name, 1000 if eta else SAMPLERS[name].defaults["steps"], eta)
     assert x_0.mean().item() == pytest.approx(MEAN, abs=0.02)
     assert x_0.std().item() == pytest.approx(STD, rel=0.05)
 
 
-@pytest.mark.parametrize(("name", "steps", "eta"), [("ddim", 50, 0.0), ("ddim", 50, 1.0), ("dpmpp-2m", 20, 0.0)])
-def test_network_of_clean_latents_samples_as_its_twin_of_noise(name, steps, eta):
-    of_noise, of_x_0 = (sample(name, steps, eta, denoiser) for denoiser in (gaussian_denoiser, gaussian_x_0_denoiser))
+@pytest.mark.parametrize(("name", "eta"), USES)
+def test_network_of_clean_latents_samples_as_its_twin_of_noise(name, eta):
+    of_noise, of_x_0 = (sample(name, 20, eta, denoiser) for denoiser in (gaussian_denoiser, gaussian_x_0_denoiser))
     # The schedule's constants are rounded to single precision, and at t = 999 one of them is 116.
     assert (of_noise - of_x_0).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("num_timesteps", [10, 1000])
+def test_sampler_starts_from_noise_and_falls_to_the_last_timestep(name, num_timesteps):
+    schedule = build_schedule(ScheduleConfig(num_timesteps=num_timesteps))
+    for steps in (1, 2, 7, num_timesteps):
+        timesteps = SAMPLERS[name].spacing(schedule, steps)
+        assert len(timesteps) == steps
+        assert timesteps[0] == num_timesteps - 1
+        assert steps == 1 or timesteps[-1] == 0
+        assert all(high > low for high, low in itertools.pairwise(timesteps))
+
+
+@pytest.mark.parametrize(("name", "eta"), USES)
+def test_one_step_gives_the_best_estimate_from_noise(name, eta):
+    """There is nothing in pure noise: the data's mean, and hardly anything else."""
+    x_0 = sample(name, 1, eta)
+    assert torch.allclose(x_0, gaussian_denoiser(start(), 999).x_0)
+    assert x_0.mean().item() == pytest.approx(MEAN, abs=0.01)
+    assert x_0.std().item() < 0.01 * STD
+
+
+@pytest.mark.parametrize(("name", "eta"), USES)
+def test_same_noise_gives_the_same_images(name, eta):
+    assert torch.equal(sample(name, 5, eta), sample(name, 5, eta))
+
+
+@pytest.mark.parametrize(("name", "eta"), USES)
+def test_images_of_a_batch_do_not_influence_each_other(name, eta):
+    whole, single = sample(name, 10, eta), sample(name, 10, eta, chosen=slice(3, 4))
+    assert torch.equal(whole[3:4], single)
+    assert math.isfinite(whole.sum().item())
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_settings_that_a_sampler_brings_are_ones_that_it_can_follow(name):
+    sampler = SAMPLERS[name]
+    assert (sampler.name, bool(sampler.title)) == (name, True)
+    settings = DiffusionSettings(guidance_scale=2.0).changed({"sampler": name})
+    assert settings == DiffusionSettings(name, sampler.defaults["steps"], sampler.defaults["eta"], 2.0)
+    assert sampler.accepts <= {"eta"}
+    assert settings.passes == 2 * settings.steps * sampler.passes_per_step
 
 
 @pytest.mark.parametrize("objective", ["eps", "x_0"])
@@ -102,10 +158,10 @@ def test_second_order_solver_is_closer_to_the_exact_solution_than_ddim(steps):
     assert errors["dpmpp-2m"] < 0.1 * errors["ddim"]
 
 
-def test_deterministic_samplers_converge_to_the_exact_solution():
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_deterministic_samplers_converge_to_the_exact_solution(name):
     # The last step goes from t = 0 to x_0 in one, which leaves a floor of about the noise at t = 0.
-    for name in ("ddim", "dpmpp-2m"):
-        assert (sample(name, 500) - exact_x_0()).abs().mean().item() < 0.01
+    assert (sample(name, 500) - exact_x_0()).abs().mean().item() < 0.01
 
 
 def test_full_ddim_with_eta_one_is_the_ancestral_sampler():
@@ -128,9 +184,9 @@ def test_full_ddim_with_eta_one_is_the_ancestral_sampler():
 
 
 def test_timesteps_are_truncated_not_rounded():
-    assert list(reversed(even_timesteps(1000, 150)))[:6] == [0, 6, 13, 20, 26, 33]
-    assert even_timesteps(1000, 20)[0] == 999
-    assert even_timesteps(1000, 1) == [0]
+    assert list(reversed(even_timesteps(SCHEDULE, 150)))[:6] == [0, 6, 13, 20, 26, 33]
+    assert even_timesteps(SCHEDULE, 20)[0] == 999
+    assert even_timesteps(SCHEDULE, 1) == [999]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 20, 150, 999, 1000])
@@ -138,8 +194,8 @@ def test_log_snr_timesteps_are_as_many_as_asked_for_and_fall(steps):
     timesteps = log_snr_timesteps(SCHEDULE, steps)
     assert len(timesteps) == steps
     assert all(high > low for high, low in itertools.pairwise(timesteps))
-    assert timesteps[-1] == 0
-    assert steps == 1 or timesteps[0] == 999
+    assert timesteps[0] == 999
+    assert steps == 1 or timesteps[-1] == 0
 
 
 def test_log_snr_timesteps_are_evenly_spaced_where_the_schedule_allows():
@@ -148,16 +204,6 @@ def test_log_snr_timesteps_are_evenly_spaced_where_the_schedule_allows():
     assert gaps.min() > 0.7 * gaps.max()
 
 
-def test_noise_is_not_asked_for_without_eta():
-    def refuse(_number: int) -> torch.Tensor:
-        raise AssertionError("eta is 0")
-
-    ddim(gaussian_denoiser, start(8), SCHEDULE, even_timesteps(1000, 5), refuse, 0.0)
-
-
-def test_images_of_a_batch_do_not_influence_each_other():
-    timesteps = log_snr_timesteps(SCHEDULE, 10)
-    whole = dpmpp_2m(gaussian_denoiser, start(8), SCHEDULE, timesteps)
-    single = dpmpp_2m(gaussian_denoiser, start(8)[3:4], SCHEDULE, timesteps)
-    assert torch.equal(whole[3:4], single)
-    assert math.isfinite(whole.sum().item())
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_noise_is_not_asked_for_without_eta(name):
+    assert sample(name, 5, eta=0.0).shape == start().shape  # `refuse_noise` was not called
