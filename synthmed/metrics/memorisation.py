@@ -7,7 +7,6 @@ M generated images, D features. Distances are Euclidean, to the nearest training
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import comb
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -145,10 +144,10 @@ def count_p_value(count: int, *, num_generated: int, num_held_out: int, rank: in
         num_held_out: H.
         rank: Largest rank of a suspect, 1..H.
     """
-    first = count + rank - 1
-    # In whole numbers: the terms are far beyond what floats hold, their ratio is not.
-    ways = sum(comb(num_held_out, held_out) * comb(num_generated, first - held_out) for held_out in range(rank))
-    return ways / comb(num_generated + num_held_out, first)
+    from scipy.stats import hypergeom
+
+    drawn = count + rank - 1
+    return float(hypergeom.cdf(rank - 1, num_generated + num_held_out, num_held_out, drawn))
 
 
 def find_centres(features: Features, count: int, generator: np.random.Generator) -> Floats:

@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from statistics import NormalDist
 from typing import Protocol
 
 import numpy as np
@@ -265,26 +264,6 @@ def permutation_test(
     return found
 
 
-def t_quantile(probability: float, freedom: float) -> float:
-    """Return the quantile of Student's t, to 1e-3 of it for 5 degrees of freedom or more.
-
-    Up to two degrees exactly; above by the expansion around the normal quantile (Abramowitz and Stegun 26.7.5), which
-    is 1 % low at three.
-    """
-    if freedom < 2:
-        return float(np.tan(np.pi * (probability - 0.5)))
-    if freedom < 3:
-        return (2 * probability - 1) / sqrt(2 * probability * (1 - probability))
-    z = NormalDist().inv_cdf(probability)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
-
-
 def _blocks(groups: Sequence[str], name: str, num_blocks: int, generator: np.random.Generator) -> NDArray[np.int64]:
     blocks = blocks_of_groups(groups, num_blocks, generator)
     if blocks.max() == 0:
@@ -308,10 +287,12 @@ def _interval(
     bounds: tuple[float, float],
     num_patients: int,
 ) -> Interval:
+    from scipy.special import stdtrit
+
     variance = sum(variances)
     weighted = sum(part**2 / (count - 1) for part, count in zip(variances, counts, strict=True))
     freedom = variance**2 / weighted if weighted > 0 else float(sum(counts) - 2)
-    reach = t_quantile((1 + level) / 2, freedom) * sqrt(variance)
+    reach = float(stdtrit(freedom, (1 + level) / 2)) * sqrt(variance)
     if bounds == (0, 1):
         reach = max(reach, 1 - ((1 - level) / 2) ** (1 / num_patients))
     low, high = max(bounds[0], value - reach), min(bounds[1], value + reach)

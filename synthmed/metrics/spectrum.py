@@ -187,17 +187,18 @@ def _smooth_scatter(between_halves: Floats) -> Floats:
 
     That of a few halves at one frequency is itself uncertain, and too small ones would make peaks of nothing.
     """
+    from scipy.ndimage import uniform_filter
+
     variance = (between_halves**2).mean(axis=0)
-    reach = range(-2, 3)
-    around = np.mean([np.roll(variance, (down, across), (0, 1)) for down in reach for across in reach], axis=0)
-    result: Floats = np.sqrt(np.maximum(variance, around)) + 1e-9
+    result: Floats = np.sqrt(np.maximum(variance, uniform_filter(variance, size=5, mode="wrap"))) + 1e-9
     return result
 
 
 def _find_peaks(made: Floats, excess: Floats, z: Floats, found: NDArray[np.bool_]) -> list[SpectrumPeak]:
     """Return one peak for each local maximum among the frequencies found, once for each pair (f, -f)."""
-    near = range(-OWN_REACH, OWN_REACH + 1)
-    highest = np.max([np.roll(excess, (down, across), (0, 1)) for down in near for across in near], axis=0)
+    from scipy.ndimage import maximum_filter
+
+    highest = maximum_filter(excess, size=2 * OWN_REACH + 1, mode="wrap")
     height, width = excess.shape
     peaks = []
     for row, column in np.argwhere(found & (excess >= highest)).tolist():
