@@ -23,8 +23,8 @@ from synthmed.data.sheets import contact_sheet
 from synthmed.evaluation.ratios import Ratios, RatioScores, summarise_ratios
 from synthmed.files.atomic import atomic_file
 from synthmed.files.content import hash_file
-from synthmed.formats.model_files import read_config
 from synthmed.generators import registry
+from synthmed.generators.families import read_header
 from synthmed.phantoms.cup_to_disc import MEASUREMENT_ERROR, measure_cup_to_disc
 from synthmed.phantoms.drawing import BEST_AUROC
 from synthmed.phantoms.release import phantom_release
@@ -80,9 +80,9 @@ def run_demo(output: Path, *, device: str = "auto", seed: int = 0, overwrite: bo
 
 def _generate(output: Path, device: str, seed: int, overwrite: bool) -> None:
     path = registry.embedded_model(DATASET)
-    model = read_config(path)
+    header = read_header(path)
     counts = (NUM_SYNTHETIC // 2, NUM_SYNTHETIC // 2)
-    config = GenerateConfig(path, hash_file(path), model, counts, seed, model.sampler)
+    config = GenerateConfig(path, hash_file(path), header, counts, seed, header.preset)
     generate(config, output, device=device, overwrite=overwrite)
 
 

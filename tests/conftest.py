@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -10,12 +11,16 @@ from typing import Any
 
 import pytest
 
-from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, ModelConfig, save_model
-from synthmed.generators.diffusion.config import SamplerConfig, UnetConfig, VaeConfig
+from synthmed.data.labels import Classes
+from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, save_model
+from synthmed.generators.diffusion.config import DiffusionBuild, UnetConfig, VaeConfig
+from synthmed.generators.diffusion.header import DiffusionHeader
+from synthmed.generators.diffusion.settings import DiffusionSettings
 
 SaveTinyModel = Callable[..., Path]
 RunProgram = Callable[..., tuple[int, str, str]]
-MakeTensors = Callable[[ModelConfig], dict[str, Any]]
+MakeTensors = Callable[[DiffusionHeader], dict[str, Any]]
+ChangeHeader = Callable[..., DiffusionHeader]
 MakeImageSet = Callable[..., Any]
 
 
@@ -49,34 +54,51 @@ def run_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 
 
 @pytest.fixture(scope="session")
-def tiny_config() -> ModelConfig:
-    """A model of 16 px images in two classes, latents [4, 4, 4]."""
-    return ModelConfig(
+def tiny_header() -> DiffusionHeader:
+    """The header of a model of 16 px images in two classes, latents [4, 4, 4]."""
+    return DiffusionHeader(
         dataset="tiny",
-        classes=("no-glaucoma", "glaucoma"),
-        aliases={"NRG": "no-glaucoma", "RG": "glaucoma"},
-        positive="glaucoma",
+        classes=Classes(("no-glaucoma", "glaucoma"), {"NRG": "no-glaucoma", "RG": "glaucoma"}, positive="glaucoma"),
         size=16,
-        vae=VaeConfig(widths=(8, 8, 16), strides=(1, 2, 2), norm_groups=8, latent_channels=4),
-        unet=UnetConfig(widths=(8, 8, 16), strides=(1, 2, 2), norm_groups=8, emb_channels=16),
-        sampler=SamplerConfig(steps=3),
+        build=DiffusionBuild(
+            vae=VaeConfig(widths=(8, 8, 16), strides=(1, 2, 2), norm_groups=8, latent_channels=4),
+            unet=UnetConfig(widths=(8, 8, 16), strides=(1, 2, 2), norm_groups=8, emb_channels=16),
+        ),
+        sampling=DiffusionSettings(steps=3),
     )
+
+
+def changed_header(header: DiffusionHeader, **changes: Any) -> DiffusionHeader:
+    """Return a header with some fields changed: its own, or those of its build; a part of a generator cannot sample."""
+    build_names = {entry.name for entry in dataclasses.fields(header.build)}
+    build = dataclasses.replace(header.build, **{k: v for k, v in changes.items() if k in build_names})
+    rest = {k: v for k, v in changes.items() if k not in build_names}
+    if rest.get("kind", header.kind) != "generator":
+        build, rest["sampling"] = dataclasses.replace(build, unet=None), None
+    return dataclasses.replace(header, build=build, **rest)
+
+
+@pytest.fixture(scope="session")
+def change_header() -> ChangeHeader:
+    """The function `changed_header`."""
+    return changed_header
 
 
 @pytest.fixture(scope="session")
 def make_tensors() -> MakeTensors:
-    """A function that gives random weights for a configuration under a model file's names, always the same."""
+    """A function that gives random weights for a header under a model file's names, always the same."""
     import torch
 
     from synthmed.generators.diffusion.networks.autoencoder import Autoencoder
     from synthmed.generators.diffusion.networks.unet import build_denoiser
 
-    def make(config: ModelConfig) -> dict[str, Any]:
+    def make(header: DiffusionHeader) -> dict[str, Any]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            assert isinstance(config.vae, VaeConfig)
-            autoencoder = Autoencoder(config.vae)
-            denoiser = build_denoiser(config.unet, config.vae.latent_channels, len(config.classes))
+            build = header.build
+            assert isinstance(build.vae, VaeConfig) and build.unet is not None
+            autoencoder = Autoencoder(build.vae)
+            denoiser = build_denoiser(build.unet, build.vae.latent_channels, len(header.classes))
         modules = {AUTOENCODER_PREFIX: autoencoder, DENOISER_PREFIX: denoiser}
         return {prefix + name: value for prefix, net in modules.items() for name, value in net.state_dict().items()}
 
@@ -84,21 +106,20 @@ def make_tensors() -> MakeTensors:
 
 
 @pytest.fixture(scope="session")
-def tiny_tensors(tiny_config: ModelConfig, make_tensors: MakeTensors) -> dict[str, Any]:
-    """Random weights for `tiny_config`."""
-    return make_tensors(tiny_config)
+def tiny_tensors(tiny_header: DiffusionHeader, make_tensors: MakeTensors) -> dict[str, Any]:
+    """Random weights for `tiny_header`."""
+    return make_tensors(tiny_header)
 
 
 @pytest.fixture(scope="session")
-def save_tiny_model(tiny_config: ModelConfig, tiny_tensors: dict[str, Any]) -> SaveTinyModel:
+def save_tiny_model(tiny_header: DiffusionHeader, tiny_tensors: dict[str, Any]) -> SaveTinyModel:
     """A function that writes a tiny model file: `save_tiny_model(path, dataset="x", half=True)`."""
-    import dataclasses
 
     def save(path: Path, *, half: bool = False, **changes: Any) -> Path:
-        config = dataclasses.replace(tiny_config, **changes)
-        prefixes = (AUTOENCODER_PREFIX,) if config.kind == "autoencoder" else (AUTOENCODER_PREFIX, DENOISER_PREFIX)
+        header = changed_header(tiny_header, **changes)
+        prefixes = (AUTOENCODER_PREFIX,) if header.kind == "autoencoder" else (AUTOENCODER_PREFIX, DENOISER_PREFIX)
         tensors = {name: tensor for name, tensor in tiny_tensors.items() if name.startswith(prefixes)}
-        save_model(path, config, tensors, half=half)
+        save_model(path, header, tensors, half=half)
         return path
 
     return save

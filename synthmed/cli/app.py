@@ -14,16 +14,19 @@ from typer.exceptions import TyperException
 
 import synthmed
 from synthmed.cli import (
+    checkpoints,
     demo,
     evaluate,
     evaluate_autoencoder,
     generate,
     inspect,
-    library,
     pack,
+    recipes,
     regenerate,
     train,
+    train_autoencoder,
     train_classifier,
+    train_diffusion,
     unpack,
     verify,
 )
@@ -33,15 +36,16 @@ from synthmed.runtime.progress import printable
 
 app = typer.Typer(
     name="synthmed",
-    help="Synthetic medical images: train Medfusion models, make class-balanced shards, measure what they are worth.",
+    help="Synthetic medical images: train generative models, make class-balanced shards, measure what they are worth.",
     epilog="Exit codes: 0 done, 1 bug, 2 usage, 3 bad input, 4 device or disk, 5 incomplete, 130/143 interrupted. "
     "SYNTHMED_HOME names the folder of registered models, SYNTHMED_DEBUG=1 shows the trace of an error.",
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 app.add_typer(prepare_app, name="prepare")
-app.command("train-autoencoder")(train.train_autoencoder)
-app.command("train-diffusion")(train.train_diffusion)
+app.command("train")(train.train)
+app.command("train-autoencoder")(train_autoencoder.train_autoencoder)
+app.command("train-diffusion")(train_diffusion.train_diffusion)
 app.command("generate")(generate.generate)
 app.command("regenerate")(regenerate.regenerate)
 app.command("inspect")(inspect.inspect)
@@ -52,8 +56,8 @@ app.command("train-classifier")(train_classifier.train_classifier)
 app.command("evaluate")(evaluate.evaluate)
 app.command("evaluate-autoencoder")(evaluate_autoencoder.evaluate_autoencoder)
 app.command("demo")(demo.demo)
-app.add_typer(library.recipes, name="recipes")
-app.add_typer(library.checkpoints, name="checkpoints")
+app.add_typer(recipes.recipes, name="recipes")
+app.add_typer(checkpoints.checkpoints, name="checkpoints")
 
 
 def _print_version(wanted: bool) -> None:

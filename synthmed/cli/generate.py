@@ -21,20 +21,18 @@ from synthmed.cli.common import (
     print_json,
     print_table,
 )
-from synthmed.cli.generate_options import resolve_counts, resolve_sampler, resolve_share
+from synthmed.cli.generate_options import resolve_counts, resolve_share
+from synthmed.cli.groups import grouped
+from synthmed.cli.setting_options import given_settings, resolve_settings
 from synthmed.data.shards.card import NOT_STATED
-from synthmed.errors import CheckpointError, UsageError
+from synthmed.errors import CheckpointError, IncompleteError, UsageError
+from synthmed.files.content import hash_file
 from synthmed.files.storage import location
+from synthmed.formats.headers import GENERATOR
+from synthmed.generators.families import read_header
 
 if TYPE_CHECKING:
-    from synthmed.production.plan import GenerateConfig
-
-
-class Sampler(StrEnum):
-    """Samplers by name."""
-
-    ddim = "ddim"
-    dpmpp_2m = "dpmpp-2m"
+    from synthmed.production.cost import Estimate
 
 
 class Format(StrEnum):
@@ -52,7 +50,9 @@ class Precision(StrEnum):
     bf16 = "bf16"
 
 
+@grouped(settings=given_settings)
 def generate(
+    *,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -86,14 +86,7 @@ def generate(
             metavar="DIR",
         ),
     ] = None,
-    sampler: Annotated[Sampler | None, typer.Option("--sampler", help="Default: the model's own.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, max=1000, help="Passes of the denoiser.")] = None,
-    eta: Annotated[
-        float | None, typer.Option("--eta", min=0, max=1, help="Fresh noise in each DDIM step: 0 none, 1 ancestral.")
-    ] = None,
-    guidance: Annotated[
-        float | None, typer.Option("--guidance", min=0, help="Guidance scale; 1 is none, 2 follows the label closely.")
-    ] = None,
+    settings: dict[str, Any],
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Images sampled at once; does not change the images.")
     ] = None,
@@ -101,8 +94,18 @@ def generate(
     precision: Annotated[
         Precision, typer.Option("--precision", help="bf16 is faster on GPUs and changes the images slightly.")
     ] = Precision.fp32,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Loader workers the shards are to suit.")] = 4,
-    ranks: Annotated[int, typer.Option("--ranks", min=1, help="Training processes the shards are to suit.")] = 1,
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers", min=1, help="Number of DataLoader workers that the shard count should be a multiple of."
+        ),
+    ] = 4,
+    ranks: Annotated[
+        int,
+        typer.Option(
+            "--ranks", min=1, help="Number of training processes that the shard count should be a multiple of."
+        ),
+    ] = 1,
     shards: Annotated[
         str | None,
         typer.Option("--shards", help="Make these shards only, e.g. 0-4,7; for several machines on one folder."),
@@ -132,49 +135,48 @@ def generate(
 
       torchrun --nproc-per-node 8 -m synthmed generate --dataset airogs --balanced -n 100000 -o DIR
     """
-    from synthmed.files.content import hash_file
-
     path = _find_checkpoint(dataset, checkpoint)
-    from synthmed.formats.model_files import read_config
-
-    model = read_config(path)
-    if model.kind != "pipeline" or not model.classes:
-        what = "no classes" if model.kind == "pipeline" else f"an {model.kind} only"
-        raise CheckpointError(f"{path} cannot make images: it holds {what}", "give one made by train-diffusion")
-    output = output or Path("synthetic") / model.dataset
-    counts = resolve_counts(model, labels or [], number, balanced, match)
-    settings = resolve_sampler(model, sampler and sampler.value, steps, eta, guidance)
+    header = read_header(path)
+    if header.kind != GENERATOR or not header.classes:
+        what = "no classes" if header.kind == GENERATOR else f"an {header.kind} only"
+        raise CheckpointError(f"{path} cannot make images: it holds {what}", "give the file of a whole model")
+    output = output or Path("synthetic") / header.dataset
+    counts = resolve_counts(header, labels or [], number, balanced, match)
+    sampling = resolve_settings(header, settings)
     share = resolve_share(shards, os.environ)
     if overwrite and share.world > 1:
         raise UsageError("--overwrite with several processes", "remove the folder first")
+    from synthmed.production import run
     from synthmed.production.plan import GenerateConfig
 
     config = GenerateConfig(
         checkpoint=path,
         checkpoint_sha256=hash_file(path),
-        model=model,
+        header=header,
         counts=counts,
         seed=seed,
-        sampler=settings,
+        settings=sampling,
         image_format=image_format.value,
         workers=workers,
         ranks=ranks,
         precision=precision.value,
         source_terms=source_license,
     )
-    device = _own_device(device, os.environ)
+    place: dict[str, Any] = {"device": _own_device(device, os.environ), "batch_size": batch_size, "share": share}
     if dry_run:
-        _print_plan(config, output, as_json, device=device, batch_size=batch_size, share=share)
+        _print_plan(run.dry_run(config, output, **place), output, as_json)
     elif str(output) == "-":
-        from synthmed.production.run import stream
-
-        stream(config, sys.stdout.buffer, device=device, batch_size=batch_size, share=share)
+        run.stream(config, sys.stdout.buffer, **place)
     else:
-        from synthmed.production.run import generate as run
-
-        result = run(config, output, device=device, batch_size=batch_size, share=share, overwrite=overwrite)
+        result = run.generate(config, output, overwrite=overwrite, **place)
         if share.rank == 0:
             _print_result(result, as_json)
+        if share.chosen is not None and result["unfinished_shards"]:
+            raise IncompleteError(
+                f"{output} holds {result['shards']} of {config.shards} shards, "
+                f"{sum(result['images'].values())} of {config.total} images",
+                "make the others with --shards, or the same command without it",
+            )
 
 
 def _print_result(result: dict[str, Any], as_json: bool) -> None:
@@ -182,13 +184,13 @@ def _print_result(result: dict[str, Any], as_json: bool) -> None:
         print_json(result)
         return
     rows = [[name, count] for name, count in result["images"].items() if count]
-    print_table(f"{result['output']}: {result['shards']} shards", ["label", "images"], rows)
+    missing = result["unfinished_shards"]
+    shards = f"{result['shards']} of {result['shards'] + missing} shards" if missing else f"{result['shards']} shards"
+    print_table(f"{result['output']}: {shards}", ["label", "images"], rows)
 
 
-def _print_plan(config: GenerateConfig, output: Path, as_json: bool, **options: Any) -> None:
-    from synthmed.production.run import dry_run
-
-    plan = dataclasses.asdict(dry_run(config, output, **options))
+def _print_plan(estimate: Estimate, output: Path, as_json: bool) -> None:
+    plan = dataclasses.asdict(estimate)
     if as_json:
         print_json(plan)
     else:

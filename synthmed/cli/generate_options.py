@@ -1,27 +1,22 @@
-"""What the options of `synthmed generate` mean: counts, sampler, and this process's share of the shards."""
+"""What the options of `synthmed generate` mean: counts, and this process's share of the shards."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthmed.errors import DataError, RecipeError, UsageError
+from synthmed.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from synthmed.formats.model_files import ModelConfig
-    from synthmed.generators.diffusion.config import SamplerConfig
+    from synthmed.formats.headers import Header
     from synthmed.production.run import Share
-
-# A sampler that the model was not set up for gets these instead of the model's own settings.
-DEFAULT_STEPS = {"ddim": 150, "dpmpp-2m": 20}
-DEFAULT_ETA = {"ddim": 1.0, "dpmpp-2m": 0.0}
 
 
 def resolve_counts(
-    model: ModelConfig, labels: list[str], number: int | None, balanced: bool, match: Path | None = None
+    model: Header[Any, Any], labels: list[str], number: int | None, balanced: bool, match: Path | None = None
 ) -> tuple[int, ...]:
     """Return the images of each class, in label order.
 
@@ -62,39 +57,19 @@ def resolve_counts(
     return tuple(counts)
 
 
-def resolve_sampler(
-    model: ModelConfig, name: str | None, steps: int | None, eta: float | None, guidance: float | None
-) -> SamplerConfig:
-    """Return the sampler's settings: the options, else the model's own, else the sampler's usual ones.
-
-    Raises:
-        UsageError: Options that the sampler or the model cannot follow.
-    """
-    settings = model.sampler
-    if steps is not None and steps > model.schedule.num_timesteps:
-        raise UsageError(f"--steps {steps}", f"the model has {model.schedule.num_timesteps} timesteps")
-    if name is not None and name != settings.sampler:
-        settings = dataclasses.replace(settings, sampler=name, steps=DEFAULT_STEPS[name], eta=DEFAULT_ETA[name])  # type: ignore[arg-type]
-    given = {"steps": steps, "eta": eta, "guidance_scale": guidance}
-    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    try:
-        return dataclasses.replace(settings, **changes)
-    except RecipeError as error:
-        # Here the values come from options, not from a recipe.
-        raise UsageError(str(error)) from error
-
-
-def _missing_counts(model: ModelConfig, real: Path) -> tuple[int, ...]:
+def _missing_counts(model: Header[Any, Any], real: Path) -> tuple[int, ...]:
     """Return what each class of a real training split lacks to be as large as the largest."""
     from synthmed.data.shards.read import open_folder
 
     folder = open_folder(real, "train")
-    if folder.classes != model.classes:
+    found = model.classes.labels_of(folder.classes)
+    if None in found or len(set(found)) != len(model.classes):
         raise DataError(
             f"{real} has the classes {', '.join(folder.classes)}, the model {', '.join(model.classes)}",
             "give the shards of the data set that the model was trained on",
         )
-    have = [sum(entry.label == label for entry in folder.entries) for label in range(len(folder.classes))]
+    counts = Counter(found[entry.label] for entry in folder.entries)
+    have = [counts[label] for label in range(len(model.classes))]
     if len(set(have)) == 1:
         raise DataError(f"{real} is balanced already: {have[0]} images of each class", "use --balanced -n N")
     return tuple(max(have) - count for count in have)

@@ -1,7 +1,6 @@
 """Recipe files: finding them, and laying presets and overrides over what they say.
 
-A recipe file sets what differs from the defaults in `config`; an unknown key or a value of the wrong type is an error
-that names the key.
+A recipe file sets what differs from the defaults of its family; what its tables may hold is the family's business.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from synthmed.config.tables import from_dict
 from synthmed.errors import RecipeError, nearest
-from synthmed.generators.diffusion.config import Recipe
 
 RECIPE_FOLDERS = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[2] / "recipes")
 
@@ -23,11 +20,11 @@ def recipe_names() -> list[str]:
     return sorted({path.stem for folder in RECIPE_FOLDERS for path in folder.glob("*.toml")})
 
 
-def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Return a recipe by name or file, with `section.key=value` overrides applied.
+def read_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], Path]:
+    """Return the table of a recipe by name or file, with `table.key=value` overrides applied, and its file.
 
     Raises:
-        RecipeError: No such recipe, not TOML, an unknown key, a value of the wrong type or out of range.
+        RecipeError: No such recipe, not TOML, no such preset, or an override that cannot be read.
     """
     path = _find_recipe(name_or_file)
     try:
@@ -40,7 +37,7 @@ def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _apply_override(table, override)
     table.setdefault("name", path.stem)
-    return from_dict(Recipe, table, path.name)
+    return table, path
 
 
 def _find_recipe(name_or_file: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import typing
 from collections.abc import Mapping, Sequence
 from types import UnionType
@@ -53,6 +54,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise RecipeError(f"{where} is {value!r}", "a table is wanted")
         return {str(key): entry if item is Any else _convert(item, entry, where) for key, entry in value.items()}
+    if isinstance(hint, UnionType) and value is None and type(None) in typing.get_args(hint):
+        return None
     if isinstance(hint, UnionType) and dataclasses.is_dataclass(typing.get_args(hint)[0]):
         return from_dict(_class_of_build(typing.get_args(hint), value, where), value, where)
     if isinstance(hint, UnionType):
@@ -86,3 +89,28 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(entry) for key, entry in value.items()}
     return list(value) if isinstance(value, tuple) else value
+
+
+def to_toml(config: Any, *, left_out: Sequence[str] = ()) -> str:
+    """Return a configuration as TOML: each value with its meaning as a comment, the nested ones as tables.
+
+    Args:
+        config: A dataclass of plain values and of such dataclasses.
+        left_out: Top-level names that are not written; empty words and lists are not either.
+    """
+    plain, tables = [], []
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        if entry.name in left_out:
+            continue
+        if dataclasses.is_dataclass(value):
+            tables.append(f"\n[{entry.name}]\n{to_toml(value)}")
+        elif value not in ("", ()):
+            meaning = entry.metadata.get("meaning")
+            plain.append(f"{entry.name} = {_toml_value(value)}" + (f" # {meaning}" if meaning else "") + "\n")
+    return "".join([*plain, *tables])
+
+
+def _toml_value(value: Any) -> str:
+    # JSON's words, numbers and lists are TOML's too.
+    return json.dumps(_plain(value), ensure_ascii=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 from synthmed.errors import DataError, UsageError, nearest
@@ -91,6 +91,10 @@ class Classes(Sequence[str]):
         names = tuple(self.names[label] for label in labels)
         aliases = {alias: name for alias, name in self.aliases.items() if name in names}
         return Classes(names, aliases, self.positive if self.positive in names else None)
+
+    def with_positive(self) -> Classes:
+        """Return the classes with one of them positive: the last, where nobody named one."""
+        return replace(self, positive=self.names[self.positive_label])
 
     def as_table(self) -> dict[str, Any]:
         """Return the fields `classes`, `aliases` and `positive` as JSON has them."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from synthmed.config.fields import MAX_WIDTH
 from synthmed.config.tables import from_dict
 from synthmed.errors import CheckpointError, RecipeError
-from synthmed.generators.diffusion.config import MAX_WIDTH, VaeConfig
 
 Value = TypeVar("Value")
 
@@ -86,9 +86,6 @@ class AutoencoderKLConfig:
     def downsampling(self) -> int:
         """Factor between the sides of an image and of its latents: every level but the last halves."""
         return 1 << (len(self.block_out_channels) - 1)
-
-
-FirstStageConfig = VaeConfig | AutoencoderKLConfig
 
 
 def find_weights(path: Path) -> Path | None:

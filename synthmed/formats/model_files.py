@@ -1,90 +1,44 @@
-"""synthmed's model files: one safetensors file, tensors under Medfusion's pipeline names, configuration in the header.
+"""synthmed's model files: one safetensors file of weights, with a header that says everything needed to use them.
 
-`latent_embedder.*` is the autoencoder, `noise_estimator.*` the denoiser where there is one. An autoencoder that
-diffusers saved, without such a header, is read as if it were one of ours. No pickle is ever read.
+An autoencoder that diffusers saved, without a header, is read as if it were one of ours. No pickle is ever read.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from synthmed import __version__
-from synthmed.config.tables import from_dict, to_dict
-from synthmed.errors import CheckpointError, RecipeError
+from synthmed.config.tables import to_dict
+from synthmed.errors import CheckpointError
 from synthmed.files.atomic import atomic_file
 from synthmed.files.content import hash_file, hash_json
 from synthmed.formats.diffusers_files import AutoencoderKLConfig, read_config_beside, with_present_names
-from synthmed.generators.diffusion.config import SamplerConfig, ScheduleConfig, UnetConfig, VaeConfig
+from synthmed.formats.headers import Header, table_of_diffusers, table_of_version_1
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 AUTOENCODER_PREFIX = "latent_embedder."
 DENOISER_PREFIX = "noise_estimator."
 MAX_HEADER_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """Everything that is needed to use a model file, and where the model comes from."""
-
-    kind: Literal["autoencoder", "pipeline"] = "pipeline"
-    dataset: str = ""
-    classes: tuple[str, ...] = ()
-    aliases: dict[str, str] = field(default_factory=dict)
-    positive: str = ""
-    size: int | tuple[int, int] = 64
-    """Side of square images in pixels, or height and width of others."""
-    vae: VaeConfig | AutoencoderKLConfig = field(default_factory=VaeConfig)
-    unet: UnetConfig = field(default_factory=UnetConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    latent_scale: float = 1.0
-    training: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        factor = self.vae.downsampling
-        if min(self.height_width) < 1 or any(side % factor for side in self.height_width):
-            raise RecipeError(f"size is {self.size}", f"sides must be multiples of the down-sampling, {factor}")
-        if not 0 < self.latent_scale < math.inf:
-            raise RecipeError(f"latent_scale is {self.latent_scale}", "it must be above zero and finite")
-        if len(set(self.classes)) != len(self.classes):
-            raise RecipeError(f"classes are {list(self.classes)}", "no name may stand twice")
-        if self.kind == "pipeline" and not self.unet.conditional and len(self.classes) > 1:
-            raise RecipeError(f"classes are {list(self.classes)}", "a model with unet.conditional false has one")
-        for alias, name in self.aliases.items():
-            if name not in self.classes:
-                raise RecipeError(f"alias {alias} stands for {name}", f"classes are {list(self.classes)}")
-
-    @property
-    def any_size(self) -> bool:
-        """Whether `size` means nothing: Stable Diffusion's autoencoder alone was made for no size of images."""
-        return self.kind == "autoencoder" and isinstance(self.vae, AutoencoderKLConfig)
-
-    @property
-    def height_width(self) -> tuple[int, int]:
-        """Height and width of the images in pixels."""
-        return (self.size, self.size) if isinstance(self.size, int) else self.size
-
-
-def save_model(path: Path, config: ModelConfig, tensors: Mapping[str, Tensor], *, half: bool = False) -> None:
+def save_model(path: Path, header: Header[Any, Any], tensors: Mapping[str, Tensor], *, half: bool = False) -> None:
     """Write a model file atomically.
 
     Args:
         path: Its name, ending in `.safetensors`.
-        config: Stored in the header.
-        tensors: Under Medfusion's pipeline names.
+        header: What the file says of itself.
+        tensors: Under the family's names.
         half: Store floats in half precision; they are computed with in single precision all the same.
     """
-    header = {"format_version": FORMAT_VERSION, "synthmed_version": __version__, "config": to_dict(config)}
-    write_tensors(path, tensors, {"synthmed": json.dumps(header, sort_keys=True)}, half=half)
+    stored = {"format_version": FORMAT_VERSION, "synthmed_version": __version__, "header": header.as_table()}
+    write_tensors(path, tensors, {"synthmed": json.dumps(stored, sort_keys=True)}, half=half)
 
 
 def write_tensors(
@@ -119,29 +73,29 @@ def write_tensors(
             file.write(tensors[name].detach().cpu().to(dtype).contiguous().numpy().data)
 
 
-def read_config(path: Path) -> ModelConfig:
-    """Return the configuration in a model file's header, without reading its weights or importing torch.
+def read_table(path: Path) -> dict[str, Any]:
+    """Return the table of a model file's header, without reading its weights or importing torch.
 
     Raises:
         CheckpointError: Neither a model file of synthmed nor an autoencoder that diffusers saved.
     """
     header = _read_header(path)
     if found := _foreign_config(path, header):
-        return ModelConfig(kind="autoencoder", vae=found, training={"imported_from": path.name, "finished": True})
+        return table_of_diffusers(found, path)
     try:
         stored = json.loads(header["__metadata__"]["synthmed"])
-        version, table = stored["format_version"], stored["config"]
+        version = stored["format_version"]
+        if version not in (1, FORMAT_VERSION):
+            raise CheckpointError(f"{path} has format version {version}, this synthmed reads 1 and {FORMAT_VERSION}")
+        table = table_of_version_1(stored["config"], path) if version == 1 else stored["header"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not a model file of synthmed",
             "see `synthmed checkpoints list`; an AutoencoderKL needs its config.json beside it",
         ) from error
-    if version != FORMAT_VERSION:
-        raise CheckpointError(f"{path} has format version {version}, this synthmed reads {FORMAT_VERSION}")
-    try:
-        return from_dict(ModelConfig, table, path.name)
-    except (RecipeError, TypeError) as error:
-        raise CheckpointError(f"the configuration in {path} is not valid: {error}") from error
+    if not isinstance(table, dict) or not isinstance(table.get("family"), str):
+        raise CheckpointError(f"the configuration in {path} is not valid: it names no family")
+    return table
 
 
 def _read_header(path: Path) -> Any:
@@ -208,23 +162,18 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(np.isfinite(tensor.detach().numpy()).all())
 
 
-def with_training(config: ModelConfig, **facts: Any) -> ModelConfig:
-    """Return the configuration with facts of its training added."""
-    return dataclasses.replace(config, training={**config.training, **facts})
-
-
 def count_parameters(path: Path) -> dict[str, int]:
-    """Return the number of values of the autoencoder and of the denoiser, from a model file's header alone.
+    """Return the number of values by the first word of the tensors' names, from a model file's header alone.
 
     Raises:
         CheckpointError: The header is broken.
     """
-    counts = {"autoencoder": 0, "denoiser": 0}
+    counts: dict[str, int] = {}
     try:
         for name, entry in _read_header(path).items():
             if name != "__metadata__":
-                part = "denoiser" if name.startswith(DENOISER_PREFIX) else "autoencoder"
-                counts[part] += math.prod(int(size) for size in entry["shape"])
+                part = name.partition(".")[0]
+                counts[part] = counts.get(part, 0) + math.prod(int(size) for size in entry["shape"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the header of {path} is broken") from error
     return counts

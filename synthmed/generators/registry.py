@@ -9,12 +9,14 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from synthmed.errors import CheckpointError, SynthmedError
 from synthmed.files.atomic import write_json
 from synthmed.files.content import hash_file, read_json
 from synthmed.formats.diffusers_files import find_weights
-from synthmed.formats.model_files import ModelConfig, read_config
+from synthmed.formats.headers import GENERATOR, Header
+from synthmed.generators.families import FAMILIES, read_header
 
 MODEL = "model.safetensors"
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "checkpoints"
@@ -25,7 +27,7 @@ class Entry:
     """A known model file."""
 
     path: Path
-    config: ModelConfig
+    header: Header[Any, Any]
     sha256: str
     registered: float  # seconds since 1970; 0 for the models that synthmed brings
 
@@ -41,17 +43,21 @@ def register(home: Path, path: Path) -> Entry:
     Raises:
         CheckpointError: Not a model file of synthmed, or of no data set.
     """
-    config = read_config(path)
-    if config.any_size:
+    header = read_header(path)
+    if not header.dataset:
         raise CheckpointError(
             f"{path} is of no data set, by which it could be found",
             "name it: train-diffusion --autoencoder",
         )
+    if not _is_finished(header):
+        raise CheckpointError(
+            f"the training of {path} is not finished", "finish it by the same command, or use it by --checkpoint"
+        )
     sha256 = hash_file(path)
-    entry = Entry(path.resolve(), config, sha256, time.time())
+    entry = Entry(path.resolve(), header, sha256, time.time())
     # The data set's name comes from the file: it must not lead out of the folder.
-    dataset = re.sub(r"[^A-Za-z0-9_-]+", "-", config.dataset)[:64]
-    name = f"{dataset}-{config.kind}-{sha256[:12]}.json"
+    dataset = re.sub(r"[^A-Za-z0-9_-]+", "-", header.dataset)[:64]
+    name = f"{dataset}-{header.kind}-{sha256[:12]}.json"
     write_json(
         home / "models" / name,
         {"path": str(entry.path), "sha256": sha256, "registered": entry.registered},
@@ -61,7 +67,7 @@ def register(home: Path, path: Path) -> Entry:
 
 def list_entries(home: Path) -> list[Entry]:
     """Return all models whose files are still there, the latest first, those of synthmed itself last."""
-    entries = [Entry(path, read_config(path), hash_file(path), 0.0) for path in EMBEDDED_FOLDER.glob("*.safetensors")]
+    entries = [Entry(path, read_header(path), hash_file(path), 0.0) for path in EMBEDDED_FOLDER.glob("*.safetensors")]
     registered: dict[Path, Entry] = {}
     for record in sorted((home / "models").glob("*.json")):
         path, sha256, when = _read_record(record)
@@ -69,11 +75,18 @@ def list_entries(home: Path) -> list[Entry]:
         if path in registered and registered[path].registered > when:
             continue
         try:
-            registered[path] = Entry(path, read_config(path), sha256, when)
+            header = read_header(path)
         except SynthmedError:
             continue  # moved or deleted since; `checkpoints add` registers it again
+        # A training that was begun anew in the same folder has put its first weights there.
+        if _is_finished(header):
+            registered[path] = Entry(path, header, sha256, when)
     entries += registered.values()
     return sorted(entries, key=lambda entry: (-entry.registered, entry.path.name))
+
+
+def _is_finished(header: Header[Any, Any]) -> bool:
+    return header.training.get("finished") is not False
 
 
 def _read_record(record: Path) -> tuple[Path, str, float]:
@@ -85,7 +98,7 @@ def _read_record(record: Path) -> tuple[Path, str, float]:
         raise CheckpointError(f"{record} is not a record of a model", "remove it") from error
 
 
-def find_model(home: Path, dataset: str, kind: str = "pipeline") -> Entry:
+def find_model(home: Path, dataset: str, kind: str = GENERATOR) -> Entry:
     """Return the latest model of a data set.
 
     Raises:
@@ -93,9 +106,9 @@ def find_model(home: Path, dataset: str, kind: str = "pipeline") -> Entry:
     """
     entries = list_entries(home)
     for entry in entries:
-        if entry.config.dataset == dataset and entry.config.kind == kind:
+        if entry.header.dataset == dataset and entry.header.kind == kind:
             return entry
-    have = sorted({entry.config.dataset for entry in entries if entry.config.kind == kind})
+    have = sorted({entry.header.dataset for entry in entries if entry.header.kind == kind})
     raise CheckpointError(
         f"no {kind} for data set {dataset}; there are models for: {', '.join(have) or 'none'}", how_to_get(dataset)
     )
@@ -104,7 +117,7 @@ def find_model(home: Path, dataset: str, kind: str = "pipeline") -> Entry:
 def how_to_get(dataset: str) -> str:
     """Return the ways to a model, as one phrase."""
     ways = (
-        f"train one: `synthmed prepare {dataset} ...`, `train-autoencoder`, `train-diffusion`",
+        f"train one: `synthmed prepare {dataset} ...`, `synthmed train ...`",
         f"import a published one: `synthmed checkpoints import FILE.ckpt --dataset {dataset}`",
         "register one: `synthmed checkpoints add FILE`",
         "name one: --checkpoint FILE",
@@ -132,7 +145,8 @@ def resolve_path(path: Path) -> Path:
         CheckpointError: There is none, or a pickle.
     """
     if path.is_dir():
-        for folder in ("diffusion", "", "adversarial", "autoencoder"):
+        stages = [stage.name for family in FAMILIES.values() for stage in reversed(family.stages)]
+        for folder in ("", *stages):
             if (path / folder / MODEL).is_file():
                 return path / folder / MODEL
     found = find_weights(path) or path

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from synthmed.data.shards.plan import shard_lengths
 from synthmed.production.plan import GenerateConfig
-from synthmed.production.render import Maker
+from synthmed.production.render import Renderer
 
 # Of a natural image with some noise, measured at 256 px; and of a sample's label, metadata and tar headers.
-BYTES_A_PIXEL = {"png": 1.9, "webp": 1.8, "jpg": 0.45}
-BYTES_A_SAMPLE = 3600
+BYTES_PER_PIXEL = {"png": 1.9, "webp": 1.8, "jpg": 0.45}
+BYTES_PER_SAMPLE = 3600
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Estimate:
     images: int
     shards: int
     images_a_shard: int
+    settings: str
+    """How they are sampled, in words."""
     duration_sec: float
     disk_mib: float
     memory_gib: float
@@ -32,16 +34,22 @@ class Estimate:
         duration = f"{minutes:.0f} min" if minutes > 2 else f"{self.duration_sec:.0f} s"
         return (
             f"{self.images} images in {self.shards} shards of {self.images_a_shard}: about {duration}, "
-            f"{self.disk_mib:.4g} MiB on disk, {self.memory_gib:.2g} GiB of memory"
+            f"{self.disk_mib:.4g} MiB on disk, {self.memory_gib:.2g} GiB of memory; {self.settings}"
         )
 
 
-def estimate(config: GenerateConfig, maker: Maker, numbers: Sequence[int]) -> Estimate:
-    """Return what some shards will take, from the measured cost of a batch and usual sizes of images."""
+def estimate(config: GenerateConfig, renderer: Renderer, chosen: Sequence[int]) -> Estimate:
+    """Return what the chosen shards will take, from the measured cost of a batch and usual sizes of images."""
     lengths = shard_lengths(config.total, config.shards)
-    images = sum(lengths[number] for number in numbers)
-    speed = maker.measure()
-    size = math.prod(config.model.height_width) * BYTES_A_PIXEL[config.image_format] + BYTES_A_SAMPLE
+    images = sum(lengths[index] for index in chosen)
+    cost = renderer.cost()
+    size = math.prod(config.header.height_width) * BYTES_PER_PIXEL[config.image_format] + BYTES_PER_SAMPLE
     return Estimate(
-        images, len(numbers), max(lengths), images / speed.images_per_sec, images * size / 2**20, speed.memory_gib
+        images=images,
+        shards=len(chosen),
+        images_a_shard=max(lengths),
+        settings=config.settings.describe(),
+        duration_sec=images / cost.images_per_sec,
+        disk_mib=images * size / 2**20,
+        memory_gib=cost.memory_gib,
     )

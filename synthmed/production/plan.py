@@ -16,11 +16,12 @@ from synthmed.config.tables import to_dict
 from synthmed.data.shards.card import NOT_STATED, FolderInfo
 from synthmed.data.shards.plan import count_shards, interleave, shard_lengths
 from synthmed.errors import UsageError
-from synthmed.formats.model_files import ModelConfig
-from synthmed.generators.diffusion.config import SamplerConfig
+from synthmed.formats.headers import Header
+from synthmed.generators.family import Settings
 
 if TYPE_CHECKING:
     from synthmed.data.images import ImageFormat
+    from synthmed.runtime.device import Precision
 
 SPLIT = "train"
 
@@ -32,13 +33,13 @@ class GenerateConfig:
     Args:
         checkpoint: Model file.
         checkpoint_sha256: Its hash.
-        model: Its header.
+        header: What it says of itself.
         counts: Images of each class, in label order.
         seed: Of the whole run.
-        sampler: Settings of the sampler.
+        settings: How images are sampled, as the model's family says it.
         image_format: png and webp are lossless.
-        workers: Loader workers that the number of shards should suit.
-        ranks: Training processes that it should suit.
+        workers: DataLoader workers that the number of shards should be a multiple of.
+        ranks: Training processes that it should be a multiple of.
         precision: Of the networks; fp32 gives the same images on every device but for rounding.
         source_terms: Licence or terms of the data that the model was trained on.
         num_shards: `None` for the number that suits counts, workers and ranks; a folder that was extended has its own.
@@ -49,14 +50,14 @@ class GenerateConfig:
 
     checkpoint: Path
     checkpoint_sha256: str
-    model: ModelConfig
+    header: Header[Any, Any]
     counts: tuple[int, ...]
     seed: int
-    sampler: SamplerConfig
+    settings: Settings
     image_format: ImageFormat = "png"
     workers: int = 4
     ranks: int = 1
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     source_terms: str = NOT_STATED
     num_shards: int | None = None
 
@@ -79,10 +80,12 @@ class GenerateConfig:
         return {
             "synthmed_version": synthmed.__version__,
             "checkpoint_sha256": self.checkpoint_sha256,
-            "counts": dict(zip(self.model.classes, self.counts, strict=True)),
+            "counts": dict(zip(self.header.classes, self.counts, strict=True)),
             "shards": self.shards,
             "seed": self.seed,
-            "sampler": to_dict(self.sampler),
+            # The name is older than the other families.
+            "sampler": to_dict(self.settings),
+            **self.header.family_mark,
             "precision": self.precision,
             "workers": self.workers,
             "ranks": self.ranks,
@@ -91,19 +94,18 @@ class GenerateConfig:
 
     def folder_info(self) -> FolderInfo:
         """Return what the folder says about itself."""
-        model, sampler = self.model, self.sampler
+        header, training = self.header, self.header.training
         how = (
             f"Made by `synthmed generate` {synthmed.__version__} with the model of SHA-256 `{self.checkpoint_sha256}` "
-            f"({model.training.get('steps', '?')} steps on {model.training.get('images', '?')} images), seed "
-            f"{self.seed}, sampler {sampler.sampler}, {sampler.steps} steps, eta {sampler.eta:g}, guidance scale "
-            f"{sampler.guidance_scale:g}, {self.precision}.",
+            f"({training.get('steps', '?')} steps on {training.get('images', '?')} images), seed {self.seed}, "
+            f"{self.settings.describe()}, {self.precision}.",
         )
         return FolderInfo(
             kind="synthetic",
-            dataset=model.dataset,
-            classes=model.classes,
-            title=f"Synthetic {model.dataset}",
-            size=model.size,
+            dataset=header.dataset,
+            classes=header.classes,
+            title=f"Synthetic {header.dataset}",
+            size=header.size,
             image_format=self.image_format,
             how_made=how,
             source_terms=self.source_terms,
@@ -119,15 +121,16 @@ class Planned:
     index: int  # among the images of its class
 
 
-def plan(config: GenerateConfig, numbers: Collection[int] | None = None) -> Iterator[tuple[int, list[Planned]]]:
-    """Yield the chosen shards, all by default, by number with their images: classes interleaved, lengths equal up to
-    one. One shard lies in memory at a time, so that a run may be of any length.
+def plan(config: GenerateConfig, chosen: Collection[int] | None = None) -> Iterator[tuple[int, list[Planned]]]:
+    """Yield the chosen shards, all by default, as index and images: classes interleaved, lengths equal up to one.
+
+    One shard lies in memory at a time, so that a run may be of any length.
     """
     order = (Planned(position, *place) for position, place in enumerate(interleave(config.counts)))
-    for number, length in enumerate(shard_lengths(config.total, config.shards)):
+    for index, length in enumerate(shard_lengths(config.total, config.shards)):
         images = list(itertools.islice(order, length))
-        if numbers is None or number in numbers:
-            yield number, images
+        if chosen is None or index in chosen:
+            yield index, images
 
 
 def extended(config: GenerateConfig, counts: tuple[int, ...], shards: int) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,12 @@ from synthmed.config.tables import from_dict
 from synthmed.data.images import decode_image
 from synthmed.data.shards.read import find_shards
 from synthmed.data.shards.samples import index_shard, read_image_bytes
-from synthmed.errors import CheckpointError, DataError, RecipeError
+from synthmed.errors import CheckpointError, DataError, RecipeError, nearest
 from synthmed.files.content import hash_file
-from synthmed.formats.model_files import read_config
-from synthmed.generators.diffusion.config import SamplerConfig
+from synthmed.formats.headers import DEFAULT_FAMILY
+from synthmed.generators.families import FAMILIES, read_header
 from synthmed.production.plan import SPLIT, GenerateConfig, Planned
-from synthmed.production.render import Maker
+from synthmed.production.render import Renderer
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def regenerate(folder: Path, key: str, checkpoints: Iterable[tuple[Path, str]], 
         raise DataError(f"{folder} holds no sample {key}", "its keys stand in .synthmed/manifest.jsonl")
     stored = decode_image(read_image_bytes(entry), key)
     config = _config(metadata, key, checkpoints)
-    image = Maker(config, device, batch_size=1).sample([Planned(0, metadata["label"], metadata["index"])])[0]
+    image = Renderer(config, device, batch_size=1).sample([Planned(0, metadata["label"], metadata["index"])])[0]
     if image.shape != stored.shape:
         raise DataError(f"{key} is {stored.shape[:2]} pixels, its model makes {image.shape[:2]}")
     difference = np.abs(image.astype(np.int16) - stored)
@@ -72,20 +73,30 @@ def regenerate(folder: Path, key: str, checkpoints: Iterable[tuple[Path, str]], 
 
 
 def _config(metadata: dict[str, Any], key: str, checkpoints: Iterable[tuple[Path, str]]) -> GenerateConfig:
+    """Return the run that made an image, cut down to that image."""
     try:
-        names = ("sampler", "steps", "eta", "guidance_scale")
-        sampler = from_dict(SamplerConfig, {name: metadata[name] for name in names}, key)
         sha256, label, seed = (metadata[name] for name in ("checkpoint_sha256", "label", "seed"))
         index, precision = metadata["index"], metadata["precision"]
-        if not all(isinstance(number, int) and number >= 0 for number in (label, seed, index)):
+        if not all(isinstance(value, int) and value >= 0 for value in (label, seed, index)):
             raise ValueError("label, seed and index must be whole numbers")
+        settings = _settings(metadata, key)
     except (KeyError, ValueError, RecipeError) as error:
         raise DataError(f"{key}.json does not say how the image was made: {error}") from error
-    found = [path for path, known in checkpoints if known == sha256]
+    # A file that has changed since it was registered is no longer the model that it was.
+    found = [path for path, known in checkpoints if known == sha256 and hash_file(path) == sha256]
     if not found:
         raise CheckpointError(f"no model with the SHA-256 {sha256}", "give its file with --checkpoint")
-    model = read_config(found[0])
-    if label >= len(model.classes):
-        raise DataError(f"{key} has the label {label}, its model {len(model.classes)} classes")
-    counts = tuple(int(number == label) for number in range(len(model.classes)))
-    return GenerateConfig(found[0], hash_file(found[0]), model, counts, seed, sampler, precision=precision)
+    header = read_header(found[0])
+    if label >= len(header.classes):
+        raise DataError(f"{key} has the label {label}, its model {len(header.classes)} classes")
+    counts = tuple(int(each == label) for each in range(len(header.classes)))
+    return GenerateConfig(found[0], sha256, header, counts, seed, settings, precision=precision)
+
+
+def _settings(metadata: dict[str, Any], key: str) -> Any:
+    """Return the sampling settings in a sample's metadata, as its family has them."""
+    family = metadata.get("family", DEFAULT_FAMILY)
+    if family not in FAMILIES:
+        raise CheckpointError(f"{key} was made by the family {family!r}", nearest(str(family), FAMILIES))
+    settings = FAMILIES[family].settings
+    return from_dict(settings, {field.name: metadata[field.name] for field in dataclasses.fields(settings)}, key)

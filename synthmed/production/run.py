@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import tarfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from synthmed.data.shards.plan import RUN_FILE, shard_lengths, shard_name
+from synthmed.data.shards.plan import RUN_FILE, shard_name
 from synthmed.data.shards.side_files import write_side_files
 from synthmed.data.shards.write import append_samples, read_stats
 from synthmed.errors import ResumeError, UsageError
@@ -18,7 +18,7 @@ from synthmed.files.outputs import differences, open_output
 from synthmed.files.storage import file_size, naming_write_errors
 from synthmed.production.cost import Estimate, estimate
 from synthmed.production.plan import SPLIT, GenerateConfig, extended, plan
-from synthmed.production.render import Maker
+from synthmed.production.render import Renderer
 from synthmed.production.write import Batch, ShardWriter
 from synthmed.runtime.progress import log, progress
 
@@ -28,14 +28,14 @@ PLAN = ("counts", "shards")
 
 @dataclass(frozen=True)
 class Share:
-    """Which shards this process makes: of those chosen, every `world`-th from number `rank` on."""
+    """Which shards this process makes: of those chosen, every `world`-th from the `rank`-th on."""
 
     chosen: Collection[int] | None = None
     rank: int = 0
     world: int = 1
 
-    def numbers(self, shards: int) -> list[int]:
-        """Return the numbers of its shards.
+    def indices(self, shards: int) -> list[int]:
+        """Return the indices of its shards.
 
         Raises:
             UsageError: A chosen shard does not exist.
@@ -43,7 +43,7 @@ class Share:
         if self.chosen is not None and max(self.chosen) >= shards:
             raise UsageError(f"there is no shard {max(self.chosen)}", f"this run has shards 0 to {shards - 1}")
         mine = range(self.rank, shards, self.world)
-        return [number for number in mine if self.chosen is None or number in self.chosen]
+        return [index for index in mine if self.chosen is None or index in self.chosen]
 
 
 ALL = Share()
@@ -58,7 +58,7 @@ def generate(
     share: Share = ALL,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Make the images of this process's share that are not there yet, and return what the folder holds.
+    """Make the images of this process's share that are not there yet, and return what the folder then holds.
 
     The process that finds the last shard finished writes the side files.
 
@@ -72,39 +72,52 @@ def generate(
     else:
         config = fit_to_folder(config, output)
         open_output(output, config.as_json(), name=RUN_FILE, may_differ=PLAN)
-    paths = [output / shard_name(SPLIT, number) for number in range(config.shards)]
-    missing = {number for number, path in enumerate(paths) if read_stats(path) is None}
-    mine = [number for number in share.numbers(config.shards) if number in missing]
-    lengths = shard_lengths(config.total, config.shards)
-    to_make = sum(lengths[number] for number in mine)
-    sampling_sec = 0.0
-    if mine:
-        maker = Maker(config, device, batch_size)
-        log(str(estimate(config, maker, mine)))
-        with progress("generating", to_make, "images") as advance, ShardWriter() as writer:
-            for number, images in plan(config, mine):
-                with writer.shard(paths[number]) as put:
-                    for batch in maker.batches(images):
-                        put(batch)
-                        advance(len(batch))
-        sampling_sec = maker.sampling_sec
-    unfinished = [number for number in missing - {*mine} if read_stats(paths[number]) is None]
+    paths = [output / shard_name(SPLIT, index) for index in range(config.shards)]
+    missing = {index for index, path in enumerate(paths) if read_stats(path) is None}
+    mine = [index for index in share.indices(config.shards) if index in missing]
+    made, sampling_sec = _make(config, mine, paths, device, batch_size) if mine else (0, 0.0)
+    unfinished = {index for index in missing - {*mine} if read_stats(paths[index]) is None}
     if unfinished:
-        log(f"{len(unfinished)} of {len(paths)} shards are left to others; who ends the last one writes the side files")
+        log(f"{len(unfinished)} of {len(paths)} shards are still to be made; the last process writes the side files")
     else:
         write_side_files(output, config.folder_info())
     return {
         "output": str(output),
-        "dataset": config.model.dataset,
-        "images": dict(zip(config.model.classes, config.counts, strict=True)),
-        "made_now": to_make,
-        "shards": len(paths),
+        "dataset": config.header.dataset,
+        "images": _count_images(config, unfinished),
+        "made_now": made,
+        "shards": len(paths) - len(unfinished),
         "unfinished_shards": len(unfinished),
         "checkpoint": str(config.checkpoint),
         "checkpoint_sha256": config.checkpoint_sha256,
         "sampling_sec": round(sampling_sec, 2),
         "wall_sec": round(time.monotonic() - started, 2),
     }
+
+
+def _make(
+    config: GenerateConfig, chosen: Sequence[int], paths: Sequence[Path], device: str, batch_size: int | None
+) -> tuple[int, float]:
+    """Write the chosen shards, and return the number of images and the seconds spent sampling."""
+    renderer = Renderer(config, device, batch_size)
+    expected = estimate(config, renderer, chosen)
+    log(str(expected))
+    with progress("generating", expected.images, "images") as advance, ShardWriter() as writer:
+        for index, images in plan(config, chosen):
+            with writer.shard(paths[index]) as put:
+                for batch in renderer.batches(images):
+                    put(batch)
+                    advance(len(batch))
+    return expected.images, renderer.sampling_sec
+
+
+def _count_images(config: GenerateConfig, unfinished: Collection[int]) -> dict[str, int]:
+    """Return the images of each class in the shards that are there."""
+    counts = list(config.counts)
+    for _, images in plan(config, unfinished) if unfinished else ():
+        for image in images:
+            counts[image.label] -= 1
+    return dict(zip(config.header.classes, counts, strict=True))
 
 
 def stream(
@@ -120,12 +133,11 @@ def stream(
     Raises:
         BrokenPipeError: The reader has closed its end.
     """
-    maker = Maker(config, device, batch_size)
-    numbers = share.numbers(config.shards)
-    log(str(estimate(config, maker, numbers)))
-    total = sum(shard_lengths(config.total, config.shards)[number] for number in numbers)
+    renderer, chosen = Renderer(config, device, batch_size), share.indices(config.shards)
+    expected = estimate(config, renderer, chosen)
+    log(str(expected))
     with (
-        progress("generating", total, "images") as advance,
+        progress("generating", expected.images, "images") as advance,
         tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as archive,
     ):
 
@@ -135,8 +147,8 @@ def stream(
             file.flush()
 
         before: Batch = []
-        for _, images in plan(config, numbers):
-            for batch in maker.batches(images):
+        for _, images in plan(config, chosen):
+            for batch in renderer.batches(images):
                 write(before)  # encoded while this batch was sampled
                 before = batch
         write(before)
@@ -145,9 +157,8 @@ def stream(
 def dry_run(config: GenerateConfig, output: Path, *, device: str, batch_size: int | None, share: Share) -> Estimate:
     """Return what the command would take, without writing anything."""
     config = fit_to_folder(config, output)
-    numbers = share.numbers(config.shards)
-    todo = [number for number in numbers if read_stats(output / shard_name(SPLIT, number)) is None]
-    return estimate(config, Maker(config, device, batch_size), todo)
+    missing = [index for index in share.indices(config.shards) if read_stats(output / shard_name(SPLIT, index)) is None]
+    return estimate(config, Renderer(config, device, batch_size), missing)
 
 
 def fit_to_folder(config: GenerateConfig, output: Path) -> GenerateConfig:
@@ -166,7 +177,7 @@ def fit_to_folder(config: GenerateConfig, output: Path) -> GenerateConfig:
     wanted = config.as_json()
     if not isinstance(found, dict) or any(found.get(key) != wanted[key] for key in wanted if key not in PLAN):
         return config  # open_output says what differs
-    counts, shards = tuple(found["counts"][name] for name in config.model.classes), found["shards"]
+    counts, shards = tuple(found["counts"][name] for name in config.header.classes), found["shards"]
     if counts == config.counts:
         return replace(config, num_shards=shards)
     larger = extended(config, counts, shards)

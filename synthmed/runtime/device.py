@@ -172,6 +172,15 @@ class FittingBatches:
             self._shrink(len(batch))
         return done
 
+    def fit(self, work: Callable[[int], Result], most: int) -> Result:
+        """Return what `work` gives for the largest number of images that fits, `most` or a batch at the most.
+
+        Raises:
+            DeviceError: There is no memory for a single image.
+        """
+        (first, *_) = self.map(lambda batch: work(len(batch)), range(min(most, self.size)))
+        return first
+
     def _shrink(self, tried: int) -> None:
         if tried == 1:
             raise DeviceError("the device is out of memory for a single image", "use another --device")

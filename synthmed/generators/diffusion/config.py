@@ -1,21 +1,18 @@
-"""Recipes: one frozen dataclass a stage.
-
-Owns the defaults of everything that a training or a sampler can be told.
-"""
+"""The architecture of a diffusion model: first stage, denoiser, noise schedule."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from synthmed.config.fields import described
+from synthmed.config.fields import MAX_WIDTH, described
 from synthmed.errors import RecipeError
-from synthmed.training.config import StageConfig
+from synthmed.formats.diffusers_files import AutoencoderKLConfig
+from synthmed.formats.headers import GENERATOR, Header
 
-# Keep what a hostile file can make the networks ask for within reason; the widest published model has 1024.
-MAX_WIDTH = 16_384
+# Keep what a hostile file can make the networks ask for within reason.
 MAX_LEVELS = 16
 MAX_TIMESTEPS = 100_000
 
@@ -48,6 +45,9 @@ class VaeConfig:
         return math.prod(self.strides)
 
 
+FirstStageConfig = VaeConfig | AutoencoderKLConfig
+
+
 @dataclass(frozen=True)
 class UnetConfig:
     """Architecture of the denoiser, and what its output means."""
@@ -58,9 +58,11 @@ class UnetConfig:
     norm_groups: int = described(32, "groups of each group norm")
     emb_channels: int = described(1024, "width of the time and label embedding")
     objective: Literal["eps", "x_0"] = described("eps", "what the network predicts: the noise or the clean latents")
-    conditional: bool = described(True, "whether it is told the label; a model without has one class")
-    learned_variance: bool = described(False, "whether it predicts a variance too, which no sampler uses; not trained")
-    self_conditioning: bool = described(False, "whether it sees its input twice, as in Medfusion; not trained")
+    conditional: bool = described(True, "class-conditional; if false the model has exactly one class")
+    learned_variance: bool = described(
+        False, "also predicts a variance, which no sampler uses; only imported models have it"
+    )
+    self_conditioning: bool = described(False, "sees its input twice, as in Medfusion; only imported models have it")
     clip_x_0: bool = described(False, "clip each step's estimate of the clean latents to [-1, 1]")
 
     def __post_init__(self) -> None:
@@ -76,9 +78,10 @@ class ScheduleConfig:
     """Noise schedule of the forward process."""
 
     strategy: Literal["scaled_linear", "linear", "cosine"] = described(
-        "scaled_linear", "what is evenly spaced: the square roots of the variances, or they; or a cosine, without both"
+        "scaled_linear",
+        "evenly spaced square roots of the variances, evenly spaced variances, or a cosine, which takes no variances",
     )
-    num_timesteps: int = described(1000, "T")
+    num_timesteps: int = described(1000, "steps of the forward process, T")
     beta_start: float = described(0.002, "variance of the first step")
     beta_end: float = described(0.02, "variance of the last step")
 
@@ -95,115 +98,27 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """What the model is trained on."""
+class DiffusionBuild:
+    """Architecture of a diffusion model, or of its first stage alone."""
 
-    size: int = described(256, "side of the square images in pixels")
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise RecipeError(f"data.size is {self.size}", "it must be at least 1")
-
-
-@dataclass(frozen=True)
-class AutoencoderConfig(StageConfig):
-    """Training of the autoencoder."""
-
-    pixel_loss: Literal["mse", "l1"] = described("mse", "distance of pixels")
-    ssim_weight: float = described(1.0, "weight of 1 - SSIM beside the pixel distance")
-    lpips_weight: float = described(0.0, "weight of LPIPS beside it; above 0 the command needs --vgg-weights")
-    deep_weight: float = described(0.25, "weight of each deep-supervision output; 0.25 is its share of a sum of pixels")
-    kl_weight: float = described(1e-6, "weight of the KL divergence, as a sum over latents per image over pixels")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("ssim_weight", "lpips_weight", "deep_weight", "kl_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise RecipeError(f"{name} is {getattr(self, name)}", "it must be at least 0 and finite")
-
-
-@dataclass(frozen=True)
-class AdversarialConfig(AutoencoderConfig):
-    """Training of the autoencoder against discriminators, after its own: the same loss and their judgement."""
-
-    lr: float = described(1e-6, "peak learning rate of the autoencoder")
-    pixel_loss: Literal["mse", "l1"] = described("l1", "distance of pixels")
-    discriminator_lr: float = described(1e-6, "peak learning rate of the discriminators")
-    adversarial_weight: float = described(1.0, "weight of the judgement, on top of the adaptive one")
-    start_step: int = described(0, "steps before the judgement counts; the discriminators learn from the first")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.discriminator_lr < math.inf:
-            raise RecipeError(f"discriminator_lr is {self.discriminator_lr}", "it must be above zero and finite")
-        for name in ("adversarial_weight", "start_step"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise RecipeError(f"{name} is {getattr(self, name)}", "it must be at least 0 and finite")
-
-
-@dataclass(frozen=True)
-class DiffusionConfig(StageConfig):
-    """Training of the denoiser."""
-
-    loss: Literal["l1", "mse"] = described("l1", "distance of what is predicted from what is true")
-    label_dropout: float = described(0.1, "share of samples trained without their label")
-    label_dropout_of: Literal["sample", "batch"] = described("sample", "what one coin decides for")
-    latents: Literal["mean", "sample"] = described("mean", "what of the autoencoder's posterior is trained on")
-    latent_scale: Literal["measured", "one"] = described("measured", "measured brings latents to unit deviation")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.label_dropout <= 1:
-            raise RecipeError(f"diffusion.label_dropout is {self.label_dropout}", "it must be in [0, 1]")
-
-
-@dataclass(frozen=True)
-class SamplerConfig:
-    """How images are sampled unless the command says otherwise."""
-
-    sampler: Literal["ddim", "dpmpp-2m"] = described("ddim", "DDIM, or DPM-Solver++ of second order, multistep")
-    steps: int = described(150, "passes of the denoiser an image")
-    eta: float = described(1.0, "share of fresh noise in each DDIM step: 0 none, 1 as the ancestral sampler")
-    guidance_scale: float = described(1.0, "1 for none; more follows the label more closely")
-
-    @property
-    def passes(self) -> int:
-        """Passes of the denoiser an image: guidance doubles them."""
-        return self.steps if self.guidance_scale == 1 else 2 * self.steps
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise RecipeError(f"sampler.steps is {self.steps}", "it must be at least 1")
-        if not 0 <= self.eta <= 1:
-            raise RecipeError(f"sampler.eta is {self.eta}", "it must be in [0, 1]")
-        if not 0 <= self.guidance_scale < math.inf:
-            raise RecipeError(f"sampler.guidance_scale is {self.guidance_scale}", "it must be at least 0 and finite")
-        if self.sampler == "dpmpp-2m" and self.eta != 0:
-            raise RecipeError("sampler dpmpp-2m has no eta", "set eta to 0 or use ddim")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that a model of one data set is made with."""
-
-    name: str = ""
-    preset: str = ""
-    dataset: str = ""
-    description: str = ""
-    data: DataConfig = field(default_factory=DataConfig)
-    vae: VaeConfig = field(default_factory=VaeConfig)
-    unet: UnetConfig = field(default_factory=UnetConfig)
+    vae: FirstStageConfig = field(default_factory=VaeConfig)
+    unet: UnetConfig | None = None
+    """`None` where the file holds the first stage alone."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
-    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    latent_scale: float = 1.0
+    """Factor between the first stage's latents and those that the denoiser sees."""
 
-    def __post_init__(self) -> None:
-        # Imported models may have these; their losses are not written, and no published model was trained with them.
-        for name in ("learned_variance", "self_conditioning"):
-            if getattr(self.unet, name):
-                raise RecipeError(f"unet.{name} cannot be trained", "leave it out; only imported models have it")
+    def check(self, header: Header[Any, Any]) -> None:
+        """Raise RecipeError unless this can be built for a header's images and classes."""
+        factor = self.vae.downsampling
+        if any(side % factor for side in header.height_width):
+            raise RecipeError(f"size is {header.size}", f"sides must be multiples of the down-sampling, {factor}")
+        if not 0 < self.latent_scale < math.inf:
+            raise RecipeError(f"latent_scale is {self.latent_scale}", "it must be above zero and finite")
+        if (header.kind == GENERATOR) != (self.unet is not None):
+            raise RecipeError(f"a model of kind {header.kind} has unet {self.unet}")
+        if self.unet is not None and not self.unet.conditional and len(header.classes) > 1:
+            raise RecipeError(f"classes are {list(header.classes)}", "a model with unet.conditional false has one")
 
 
 def _check_levels(section: str, widths: Sequence[int], strides: Sequence[int], norm_groups: int) -> None:

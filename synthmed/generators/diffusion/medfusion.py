@@ -8,15 +8,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthmed.data.datasets import DataSetInfo
+from synthmed.data.labels import Classes
 from synthmed.errors import CheckpointError, RecipeError, UsageError
 from synthmed.files.content import hash_file
-from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, ModelConfig, is_finite
+from synthmed.formats.headers import GENERATOR
+from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, is_finite
 from synthmed.formats.torch_files import CheckpointFile, StoredTensor
-from synthmed.generators.diffusion.config import SamplerConfig, VaeConfig
+from synthmed.generators.diffusion.config import DiffusionBuild, VaeConfig
+from synthmed.generators.diffusion.header import DiffusionHeader
 from synthmed.generators.diffusion.medfusion_build import (
     num_classes,
     plain_dict,
@@ -24,6 +28,7 @@ from synthmed.generators.diffusion.medfusion_build import (
     unet_config,
     vae_config,
 )
+from synthmed.generators.diffusion.settings import DiffusionSettings
 from synthmed.runtime.progress import log
 
 if TYPE_CHECKING:
@@ -44,7 +49,7 @@ PLACES = (
     ("vqvae.", "autoencoder"),
     ("", "autoencoder"),
 )
-PUBLISHED_SAMPLER = SamplerConfig(sampler="ddim", steps=150, eta=1.0, guidance_scale=1.0)
+PUBLISHED_SAMPLER = DiffusionSettings(sampler="ddim", steps=150, eta=1.0, guidance_scale=1.0)
 UNCONDITIONAL_CLASS = "image"
 Parts = dict[str, dict[str, StoredTensor]]
 
@@ -76,7 +81,7 @@ class ImportedTensors(Mapping[str, "Tensor"]):
 
 def import_checkpoint(
     path: Path, info: DataSetInfo, *, size: int | tuple[int, int] | None = None, vae: Path | None = None
-) -> tuple[ModelConfig, ImportedTensors]:
+) -> tuple[DiffusionHeader, ImportedTensors]:
     """Read a Lightning checkpoint of a Medfusion pipeline, VAE or VAEGAN without running anything in it.
 
     Args:
@@ -107,32 +112,33 @@ def import_checkpoint(
         raise CheckpointError(f"{source.path} holds a VQ autoencoder", "only Medfusion's VAE and VAEGAN are supported")
     if not denoiser and "out_enc.0.conv.weight" not in first_stage:
         raise CheckpointError(f"{path} holds neither a Medfusion pipeline nor a Medfusion autoencoder")
-    fields: dict[str, Any] = {
-        "kind": "pipeline" if denoiser else "autoencoder",
-        "dataset": info.name,
-        **_class_fields(denoiser, info, path),
-        "size": size or info.size,
-        "sampler": PUBLISHED_SAMPLER,
-        "training": _training(file, parameters),
-    }
+    classes = _classes(denoiser, info, path)
     try:
-        fields["vae"] = vae_config(first_stage, vae_parameters, source.path)
-        _check_size(size, fields["vae"].downsampling)
+        build = DiffusionBuild(vae_config(first_stage, vae_parameters, source.path))
+        _check_size(size, build.vae.downsampling)
         if denoiser:
-            fields["unet"] = unet_config(denoiser, parameters, fields["vae"].latent_channels, path)
-            fields["schedule"] = schedule_config(parameters, path)
-        config = ModelConfig(**fields)
+            unet = unet_config(denoiser, parameters, build.vae.latent_channels, path)
+            build = replace(build, unet=unet, schedule=schedule_config(parameters, path))
+        header = DiffusionHeader(
+            build=build,
+            kind=GENERATOR if denoiser else "autoencoder",
+            dataset=info.name,
+            classes=classes,
+            size=size or info.size,
+            sampling=PUBLISHED_SAMPLER if denoiser else None,
+            training=_training(file, parameters),
+        )
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(f"{path} is not built as Medfusion: {type(error).__name__} {str(error)[:200]}") from error
     except RecipeError as error:
         raise CheckpointError(f"{path} has an architecture that cannot be: {error}") from error
     places = {AUTOENCODER_PREFIX + name: (source, tensor) for name, tensor in first_stage.items()}
     places |= {DENOISER_PREFIX + name: (file, tensor) for name, tensor in denoiser.items()}
-    _check_places(config, places, path)
-    return config, ImportedTensors(places)
+    _check_places(header, places, path)
+    return header, ImportedTensors(places)
 
 
-def export_state_dict(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def export_state_dict(header: DiffusionHeader, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a model's tensors so that Medfusion's code, which knows no latent scale, computes the same.
 
     The scale moves into the autoencoder: its last layer's mean is multiplied and its log-variance shifted, its first
@@ -141,13 +147,13 @@ def export_state_dict(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dic
     Raises:
         CheckpointError: Its first stage is not Medfusion's, or has no place for the scale.
     """
-    if not isinstance(config.vae, VaeConfig):
+    if not isinstance(header.build.vae, VaeConfig):
         raise CheckpointError(
             "the model's first stage is Stable Diffusion's autoencoder, for which Medfusion has no names",
             "the model file holds it under diffusers' own names, behind latent_embedder.",
         )
     exported = dict(tensors)
-    scale, channels = config.latent_scale, config.vae.latent_channels
+    scale, channels = header.build.latent_scale, header.build.vae.latent_channels
     if scale == 1:
         return exported
     last, first = f"{AUTOENCODER_PREFIX}out_enc.1.conv.", f"{AUTOENCODER_PREFIX}inc_dec.block_seq.0."
@@ -186,17 +192,17 @@ def _parts(file: CheckpointFile) -> Parts:
     return parts
 
 
-def _class_fields(denoiser: Mapping[str, StoredTensor], info: DataSetInfo, path: Path) -> dict[str, Any]:
+def _classes(denoiser: Mapping[str, StoredTensor], info: DataSetInfo, path: Path) -> Classes:
     """Return the classes of the data set; an unconditional model has one of its own."""
     count = num_classes(denoiser)
     if denoiser and not count:
-        return {"classes": (UNCONDITIONAL_CLASS,)}
+        return Classes((UNCONDITIONAL_CLASS,))
     if denoiser and count != len(info.classes):
         raise CheckpointError(
             f"{path} has {count} classes, {info.name} has {len(info.classes)}: {', '.join(info.classes)}",
             "choose another --dataset, or name the classes with --classes",
         )
-    return {"classes": info.classes, "aliases": dict(info.aliases), "positive": info.positive or info.classes[-1]}
+    return info.classes.with_positive()
 
 
 def _check_size(size: int | tuple[int, int] | None, downsampling: int) -> None:
@@ -221,7 +227,9 @@ def _training(file: CheckpointFile, parameters: Mapping[str, Any]) -> dict[str, 
     return facts
 
 
-def _check_places(config: ModelConfig, places: Mapping[str, tuple[CheckpointFile, StoredTensor]], path: Path) -> None:
+def _check_places(
+    header: DiffusionHeader, places: Mapping[str, tuple[CheckpointFile, StoredTensor]], path: Path
+) -> None:
     """Raise unless the tensors are those of the networks, of floats and wholly in the files."""
     from synthmed.generators.diffusion.networks.build import check_shapes
 
@@ -229,7 +237,7 @@ def _check_places(config: ModelConfig, places: Mapping[str, tuple[CheckpointFile
         file.check(tensor)
         if not tensor.storage.floating:
             raise CheckpointError(f"{file.path} has weights that are not floats: {name} ({tensor.storage.kind[:100]})")
-    check_shapes(config, {name: tensor.shape for name, (_, tensor) in places.items()}, path)
+    check_shapes(header, {name: tensor.shape for name, (_, tensor) in places.items()}, path)
     # Many tensors may share few bytes: what is written must not outgrow what was read.
     values = sum(math.prod(tensor.shape) for _, tensor in places.values())
     room = sum({file.path: file.size for file, _ in places.values()}.values())

@@ -1,6 +1,6 @@
-"""Autoencoder, denoiser and schedule as one object: the Python interface to a model.
+"""Autoencoder, denoiser and schedule as one object: the Python interface to a diffusion model.
 
-Shapes: images [N, C, H, W] float in [-1, 1]; latents [N, Z, h, w] float; labels [N] int64 class numbers.
+Shapes: images [N, C, H, W] float in [-1, 1]; latents [N, Z, h, w] float; labels [N] int64.
 """
 
 from __future__ import annotations
@@ -12,38 +12,36 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from synthmed.errors import CheckpointError, UsageError
-from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, ModelConfig, load_tensors, read_config
+from synthmed.errors import CheckpointError, RecipeError, UsageError
+from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, load_tensors
+from synthmed.generators.diffusion.estimate import complete_estimate
+from synthmed.generators.diffusion.guidance import NULL_LABEL, away_labels, guide
+from synthmed.generators.diffusion.header import DiffusionHeader, read_diffusion_header
 from synthmed.generators.diffusion.networks.autoencoder import split_moments
 from synthmed.generators.diffusion.networks.build import build_networks, check_shapes
 from synthmed.generators.diffusion.networks.first_stage import FirstStage
 from synthmed.generators.diffusion.networks.unet import Denoiser
-from synthmed.generators.diffusion.samplers import ddim, dpmpp_2m, spacing
-from synthmed.generators.diffusion.samplers import estimate as samplers
+from synthmed.generators.diffusion.noise import RecordedNoise, SeededNoise
+from synthmed.generators.diffusion.samplers.sampler import Denoise, Estimate
 from synthmed.generators.diffusion.schedule import build_schedule
-
-NULL_LABEL = -1
+from synthmed.generators.diffusion.settings import DiffusionSettings
+from synthmed.generators.family import OnStep
 
 
 class Pipeline:
     """A class-conditional latent diffusion model, ready to sample.
 
     Attributes:
-        config: What the model file's header holds.
+        header: What the model file says of itself.
         autoencoder: Between images and latents.
         denoiser: The network that predicts noise or clean latents; `None` in an autoencoder's own file.
     """
 
-    def __init__(self, config: ModelConfig, autoencoder: FirstStage, denoiser: Denoiser | None) -> None:
-        self.config = config
+    def __init__(self, header: DiffusionHeader, autoencoder: FirstStage, denoiser: Denoiser | None) -> None:
+        self.header = header
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         self.denoiser = None if denoiser is None else denoiser.eval().requires_grad_(False)
-        self.schedule = build_schedule(config.schedule)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names in the order of their labels."""
-        return self.config.classes
+        self.schedule = build_schedule(header.build.schedule)
 
     @property
     def device(self) -> torch.device:
@@ -53,8 +51,9 @@ class Pipeline:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """[Z, h, w] of one image's latents."""
-        height, width = (side // self.config.vae.downsampling for side in self.config.height_width)
-        return self.config.vae.latent_channels, height, width
+        vae = self.header.build.vae
+        height, width = (side // vae.downsampling for side in self.header.height_width)
+        return vae.latent_channels, height, width
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,7 +72,7 @@ class Pipeline:
         Args:
             x_t: Noisy latents as the network sees them.
             t: Their timesteps [N] int64.
-            labels: Class numbers, or `None`.
+            labels: Labels, or `None`.
             self_conditioned: Whether this is a pass after the first, for a network with self-conditioning.
         """
         x_t, t = x_t.to(self.device), t.to(self.device)
@@ -86,66 +85,97 @@ class Pipeline:
         *,
         seeds: Sequence[int] | None = None,
         noise: Sequence[Tensor] | None = None,
-        sampler: Literal["ddim", "dpmpp-2m"] = "ddim",
-        steps: int = 150,
-        eta: float = 1.0,
+        sampler: str = "ddim",
+        steps: int | None = None,
+        eta: float | None = None,
         guidance_scale: float = 1.0,
         reference: Literal["null", "other"] = "null",
         decode: bool = True,
+        on_step: OnStep | None = None,
     ) -> Tensor:
-        """Sample one image a label.
+        """Sample one image per label.
 
         Args:
-            labels: Class numbers [N]; `NULL_LABEL` for none.
-            seeds: One seed an image: an image depends on its seed and label alone, whatever the batch.
+            labels: Labels [N]; `NULL_LABEL` for none.
+            seeds: One seed per image: an image depends on its seed and label alone, whatever the batch.
             noise: Instead of seeds, recorded noise [N, Z, h, w] in Medfusion's order of drawing: the start, then two
-                tensors a step, of which the second counts.
-            sampler: DDIM, or DPM-Solver++(2M), which takes no eta.
-            steps: Passes of the denoiser.
-            eta: Share of fresh noise in each DDIM step.
+                tensors per step, of which the second counts.
+            sampler: Its name in `SAMPLERS`.
+            steps: Steps of the sampler; its usual number by default.
+            eta: Share of fresh noise in each step, for samplers that take it; their usual one by default.
             guidance_scale: s in un + s (cond - un); 1 means no guidance.
             reference: What `un` is conditioned on: no label, or the other class of two.
             decode: Whether to return images rather than latents in the denoiser's scale.
+            on_step: Called after each step.
 
         Raises:
-            UsageError: Arguments that do not go together.
+            UsageError: Arguments that do not go together, or that the model does not have.
         """
+        given = {"sampler": sampler, "steps": steps, "eta": eta, "guidance_scale": guidance_scale}
+        settings = self._settings({name: value for name, value in given.items() if value is not None})
+        label_tensor = self._check_labels(labels)
         if (seeds is None) == (noise is None):
             raise UsageError("sampling needs either seeds or recorded noise")
-        label_tensor = torch.as_tensor(labels, dtype=torch.int64, device=self.device)
-        source = _Recorded(noise) if noise is not None else _Seeded(seeds or (), self.latent_shape)
+        source = RecordedNoise(noise) if noise is not None else SeededNoise(seeds or (), self.latent_shape)
         if source.num_images != len(label_tensor):
             raise UsageError(f"{len(label_tensor)} labels but noise for {source.num_images} images")
-        x_t = source.start().to(self.device)
-        if sampler == "ddim":
-            timesteps = spacing.even_timesteps(self.schedule.num_timesteps, steps)
-        else:
-            timesteps = spacing.log_snr_timesteps(self.schedule, steps)
-        denoise = self._guided(label_tensor, guidance_scale, reference, first=timesteps[0])
-        if sampler == "ddim":
-            step_noise = lambda number: source.step(number).to(self.device)  # noqa: E731
-            latents = ddim.ddim(denoise, x_t, self.schedule, timesteps, step_noise, eta)
-        else:
-            latents = dpmpp_2m.dpmpp_2m(denoise, x_t, self.schedule, timesteps)
-        return self.decode(latents / self.config.latent_scale) if decode else latents
+        away = away_labels(label_tensor, reference, self.header.classes)
+        latents = self._run(settings, label_tensor, away, source, on_step)
+        return self.decode(latents / self.header.build.latent_scale) if decode else latents
 
-    def _guided(self, labels: Tensor, scale: float, reference: str, *, first: int) -> samplers.Denoise:
+    def _settings(self, given: dict[str, str | int | float]) -> DiffusionSettings:
+        try:
+            # Another sampler than the usual one brings its own steps and eta.
+            settings = DiffusionSettings().changed(given)
+            settings.check(self.header)
+        except RecipeError as error:
+            raise UsageError(str(error)) from error
+        return settings
+
+    def _check_labels(self, labels: Tensor | Sequence[int]) -> Tensor:
+        tensor = torch.as_tensor(labels, dtype=torch.int64, device=self.device)
+        count = len(self.header.classes)
+        if bool(((tensor < NULL_LABEL) | (tensor >= count)).any()):
+            raise UsageError(f"labels are {sorted(set(tensor.tolist()))}", f"the model has labels 0 to {count - 1}")
+        return tensor
+
+    def _run(
+        self,
+        settings: DiffusionSettings,
+        labels: Tensor,
+        away: Tensor,
+        source: SeededNoise | RecordedNoise,
+        on_step: OnStep | None,
+    ) -> Tensor:
+        """Return latents in the denoiser's scale."""
+        method = settings.method
+        timesteps = method.spacing(self.schedule, settings.steps)
+        denoise = self._denoiser(labels, away, settings, first=timesteps[0], on_step=on_step)
+        return method.run(
+            denoise,
+            source.start().to(self.device),
+            self.schedule,
+            timesteps,
+            lambda step: source.step(step).to(self.device),
+            **{name: getattr(settings, name) for name in method.accepts},
+        )
+
+    def _denoiser(
+        self, labels: Tensor, away: Tensor, settings: DiffusionSettings, *, first: int, on_step: OnStep | None
+    ) -> Denoise:
         """Return the denoiser with guidance built in, for one timestep of a whole batch; `first` is the first one."""
-        if reference == "other":
-            if len(self.classes) != 2:
-                raise UsageError(f"guidance against the other class needs 2 classes, not {len(self.classes)}")
-            away = 1 - labels
-        else:
-            away = torch.full_like(labels, NULL_LABEL)
+        conditional = self.header.build.unet is not None and self.header.build.unet.conditional
+        scale, passes = settings.guidance_scale if conditional else 1.0, 0
 
-        def denoise(x_t: Tensor, t: int) -> samplers.Estimate:
+        def denoise(x_t: Tensor, t: int) -> Estimate:
+            nonlocal passes
             times = torch.full((len(x_t),), t, dtype=torch.int64, device=x_t.device)
-            predicted = self._predict(x_t, times, labels, t != first)
-            # On what the network predicts, before any clipping: Medfusion's order.
-            if scale != 1 and self.config.unet.conditional:
-                un = self._predict(x_t, times, away, t != first)
-                predicted = un + scale * (predicted - un)
-            return self._estimate(x_t, predicted, t)
+            predicted = guide(lambda told: self._predict(x_t, times, told, t != first), labels, away, scale)
+            estimate = self._estimate(x_t, predicted, t)
+            passes += 1
+            if on_step is not None and passes % settings.method.passes_per_step == 0:
+                on_step(passes // settings.method.passes_per_step, settings.steps)
+            return estimate
 
         return denoise
 
@@ -156,55 +186,32 @@ class Pipeline:
         labels = None if labels is None else labels.to(self.device)
         return self.denoiser(x_t, t, labels, self_conditioned=self_conditioned)  # type: ignore[no-any-return]
 
-    def _estimate(self, x_t: Tensor, predicted: Tensor, t: int | Tensor) -> samplers.Estimate:
-        unet = self.config.unet
-        return samplers.complete_estimate(
-            self.schedule, x_t, predicted, t, objective=unet.objective, clip_x_0=unet.clip_x_0
-        )
+    def _estimate(self, x_t: Tensor, predicted: Tensor, t: int | Tensor) -> Estimate:
+        unet = self.header.build.unet
+        assert unet is not None
+        return complete_estimate(self.schedule, x_t, predicted, t, objective=unet.objective, clip_x_0=unet.clip_x_0)
 
 
-class _Seeded:
-    """Noise that belongs to each image's seed; drawn on the CPU, so that it is the same on every device."""
+def load_pipeline(
+    path: Path | str, device: torch.device | str = "cpu", header: DiffusionHeader | None = None
+) -> Pipeline:
+    """Load the networks of a diffusion model's file, or of an autoencoder that diffusers saved.
 
-    def __init__(self, seeds: Sequence[int], shape: tuple[int, int, int]) -> None:
-        self.num_images = len(seeds)
-        self._shape = shape
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def start(self) -> Tensor:
-        return torch.stack([torch.randn(self._shape, generator=generator) for generator in self._generators])
-
-    def step(self, _number: int) -> Tensor:
-        return self.start()
-
-
-class _Recorded:
-    """Recorded noise in Medfusion's order of drawing."""
-
-    def __init__(self, noise: Sequence[Tensor]) -> None:
-        self.num_images = len(noise[0])
-        self._noise = noise
-
-    def start(self) -> Tensor:
-        return self._noise[0]
-
-    def step(self, number: int) -> Tensor:
-        return self._noise[2 + 2 * number]
-
-
-def load_pipeline(path: Path | str, device: torch.device | str = "cpu") -> Pipeline:
-    """Load a model file made by synthmed, or an autoencoder that diffusers saved.
+    Args:
+        path: The file.
+        device: Where to.
+        header: Of the file, where it has been read already.
 
     Raises:
-        CheckpointError: The file is missing, broken, or its weights do not fit its configuration.
+        CheckpointError: The file is missing, broken, of another family, or its weights do not fit its header.
     """
     path = Path(path)
-    config = read_config(path)
+    header = header or read_diffusion_header(path)
     tensors = load_tensors(path)
-    check_shapes(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, path)
-    modules = build_networks(config)
+    check_shapes(header, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, path)
+    modules = build_networks(header)
     for prefix, module in modules.items():
         state = {name: tensors[prefix + name] for name in module.state_dict()}
         module.load_state_dict(state, assign=True)
         module.to(device)
-    return Pipeline(config, modules[AUTOENCODER_PREFIX], modules.get(DENOISER_PREFIX))  # type: ignore[arg-type]
+    return Pipeline(header, modules[AUTOENCODER_PREFIX], modules.get(DENOISER_PREFIX))  # type: ignore[arg-type]

@@ -131,9 +131,9 @@ def evaluate_autoencoders(
 
 def _common_size(models: Collection[Pipeline], asked: int | None) -> tuple[int | None, int]:
     """Return size, `None` where the models take any, and channels of the images that all models are for."""
-    shapes = {model.config.height_width for model in models if not model.config.any_size}
+    shapes = {model.header.height_width for model in models if model.header.size}
     shapes |= set() if asked is None else {(asked, asked)}
-    channels = {model.config.vae.image_channels for model in models}
+    channels = {model.header.build.vae.image_channels for model in models}
     if len(shapes) > 1:
         raise DataError(f"the models are for different sizes: {sorted(shapes)} pixels", "evaluate them one by one")
     for height, width in shapes:
@@ -149,9 +149,9 @@ def _common_size(models: Collection[Pipeline], asked: int | None) -> tuple[int |
 def _check_size(models: Mapping[str, Pipeline], size: int) -> None:
     """Raise unless every model gives back images of the size that it gets."""
     for name, model in models.items():
-        if size % model.config.vae.downsampling:
+        if size % model.header.build.vae.downsampling:
             raise DataError(
-                f"{name} down-samples by {model.config.vae.downsampling}, the images have {size} pixels",
+                f"{name} down-samples by {model.header.build.vae.downsampling}, the images have {size} pixels",
                 "choose a multiple with --size",
             )
 

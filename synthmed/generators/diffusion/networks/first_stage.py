@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from synthmed.formats.diffusers_files import FirstStageConfig
+from synthmed.generators.diffusion.config import FirstStageConfig
 
 
 class FirstStage(nn.Module):

@@ -1,28 +1,13 @@
-"""Samplers: pure functions from noise to latents.
-
-Each takes a denoiser `(x_t, t) -> Estimate` for one timestep t, the start x_T [N, Z, h, w], and the integer timesteps
-from high to low; noise comes in from outside. Images of one batch never influence each other.
-"""
+"""From what a network predicts to both estimates: the clean latents and the noise in x_t."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from torch import Tensor
 
+from synthmed.generators.diffusion.samplers.sampler import Estimate
 from synthmed.generators.diffusion.schedule import NoiseSchedule
-
-
-class Estimate(NamedTuple):
-    """What a denoiser makes of x_t: the clean latents and the noise in it, each [N, Z, h, w]."""
-
-    x_0: Tensor
-    eps: Tensor
-
-
-Denoise = Callable[[Tensor, int], Estimate]
-StepNoise = Callable[[int], Tensor]
 
 
 def predict_x_0(schedule: NoiseSchedule, x_t: Tensor, eps: Tensor, t: int | Tensor) -> Tensor:

@@ -1,79 +1,41 @@
-"""`synthmed recipes` and `synthmed checkpoints`: what there is to train with and to generate with."""
+"""`synthmed checkpoints`: what there is to generate with."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from synthmed.cli.common import JsonOption, models_home, print_json, print_table
-from synthmed.errors import UsageError
+from synthmed.data.datasets import find_dataset, folder_info
+from synthmed.errors import UsageError, nearest
+from synthmed.files.content import hash_file
+from synthmed.formats.headers import DEFAULT_FAMILY, Header
+from synthmed.formats.model_files import count_parameters, load_tensors, save_model, write_tensors
+from synthmed.generators import registry
+from synthmed.generators.families import FAMILIES, read_header
+from synthmed.generators.family import Family
 
-recipes = typer.Typer(help="List and show recipes.")
 checkpoints = typer.Typer(help="List, show and register model files.")
-
-
-@recipes.command("list")
-def list_recipes(as_json: JsonOption = False) -> None:
-    """List the recipes that synthmed brings. Example: synthmed recipes list"""
-    from synthmed.config.recipes import load_recipe, recipe_names
-
-    loaded = [load_recipe(name) for name in recipe_names()]
-    if as_json:
-        print_json(
-            [{"name": recipe.name, "dataset": recipe.dataset, "description": recipe.description} for recipe in loaded]
-        )
-        return
-    rows = [[recipe.name, recipe.dataset, recipe.data.size, recipe.description] for recipe in loaded]
-    print_table("recipes", ["name", "data set", "px", "description"], rows)
-
-
-@recipes.command("show")
-def show_recipe(
-    name: Annotated[str, typer.Argument(help="Name of a recipe or a .toml file.")],
-    changes: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as in the trainings.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show all values of a recipe with their meaning. Example: synthmed recipes show airogs-64-cpu"""
-    from synthmed.config.recipes import load_recipe
-    from synthmed.config.tables import to_dict
-
-    recipe = load_recipe(name, changes or [])
-    if as_json:
-        print_json(to_dict(recipe))
-        return
-    rows = []
-    for section in dataclasses.fields(recipe):
-        value = getattr(recipe, section.name)
-        if not dataclasses.is_dataclass(value):
-            rows.append([section.name, str(value), ""])
-            continue
-        for entry in dataclasses.fields(value):
-            shown = getattr(value, entry.name)
-            shown = list(shown) if isinstance(shown, tuple) else shown
-            rows.append([f"{section.name}.{entry.name}", str(shown), entry.metadata.get("meaning", "")])
-    print_table(f"recipe {recipe.name}", ["key", "value", "meaning"], rows)
 
 
 @checkpoints.command("list")
 def list_checkpoints(as_json: JsonOption = False) -> None:
     """List the models that `generate --dataset` can find, the latest first."""
-    from synthmed.generators import registry
 
     entries = registry.list_entries(models_home())
     if as_json:
-        print_json([{"path": str(entry.path), "sha256": entry.sha256, **_summary(entry.config)} for entry in entries])
+        print_json([{"path": str(entry.path), "sha256": entry.sha256, **entry.header.as_table()} for entry in entries])
         return
     rows = [
         [
-            *(entry.config.dataset, entry.config.kind, format_size(entry.config.size)),
-            *(", ".join(entry.config.classes), str(entry.path)),
+            *(entry.header.dataset, entry.header.family, entry.header.kind, format_size(entry.header.size)),
+            *(", ".join(entry.header.classes), str(entry.path)),
         ]
         for entry in entries
     ]
-    print_table("models", ["data set", "kind", "px", "labels", "file"], rows)
+    print_table("models", ["data set", "family", "kind", "px", "labels", "file"], rows)
 
 
 @checkpoints.command("info")
@@ -81,20 +43,10 @@ def show_checkpoint(
     path: Annotated[Path, typer.Argument(help="Model file or run folder.")], as_json: JsonOption = False
 ) -> None:
     """Show what a model file holds: architecture, classes, parameters, training, hash."""
-    from synthmed.files.content import hash_file
-    from synthmed.formats.model_files import count_parameters, read_config
-    from synthmed.generators import registry
 
     path = registry.resolve_path(path)
-    config = read_config(path)
-    facts = {
-        "path": str(path),
-        "sha256": hash_file(path),
-        "parameters": count_parameters(path),
-        **_summary(config),
-    }
-    if config.any_size:
-        facts["size"] = "any"
+    header = read_header(path)
+    facts = {"path": str(path), "sha256": hash_file(path), "parameters": _parameters(path, header), **header.as_table()}
     if as_json:
         print_json(facts)
     else:
@@ -106,7 +58,6 @@ def add_checkpoint(
     path: Annotated[Path, typer.Argument(help="Model file or run folder.")], as_json: JsonOption = False
 ) -> None:
     """Register a model file, so that `generate --dataset` finds it. The file stays where it is."""
-    from synthmed.generators import registry
 
     entry = registry.register(models_home(), registry.resolve_path(path))
     _print_entry("registered", entry, as_json)
@@ -132,23 +83,24 @@ def import_checkpoint(
         str | None,
         typer.Option("--classes", help="Class names in label order, A,B,...: for a data set that synthmed has not."),
     ] = None,
+    family: Annotated[str, typer.Option("--family", help="Family of generators that the file belongs to.")] = (
+        DEFAULT_FAMILY
+    ),
     as_json: JsonOption = False,
 ) -> None:
-    """Import a checkpoint of the published Medfusion code; nothing in it is ever run.
+    """Import a checkpoint of the published code, of Medfusion for one; nothing in it is ever run.
 
     Example: synthmed checkpoints import eye_diffusion.ckpt --dataset airogs
     """
-    from synthmed.data.datasets import find_dataset, folder_info
-    from synthmed.formats.model_files import save_model
-    from synthmed.generators import registry
-    from synthmed.generators.diffusion.medfusion import import_checkpoint as read
-
+    read = _find_family(family).import_file
+    if read is None:
+        raise UsageError(f"--family {family}", "there are no published files of this family to read")
     sides = None if size is None else parse_size(size)
     names = None if classes is None else parse_classes(classes)
     info = find_dataset(dataset) if names is None else folder_info(dataset, names)
-    config, tensors = read(path, info, size=sides, vae=vae)
+    header, tensors = read(path, info, size=sides, vae=vae)
     target = output or path.with_suffix(".safetensors")
-    save_model(target, config, tensors)
+    save_model(target, header, tensors)
     entry = registry.register(models_home(), target)
     _print_entry("imported", entry, as_json)
 
@@ -158,16 +110,17 @@ def export_checkpoint(
     path: Annotated[Path, typer.Argument(help="Model file or run folder.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="safetensors file to write.")],
 ) -> None:
-    """Write a model's weights under Medfusion's own names, without a header, for use with its code.
+    """Write a model's weights as the published code names them, without a header, for use with it.
 
     Example: synthmed checkpoints export runs/airogs -o airogs-state-dict.safetensors
     """
-    from synthmed.formats.model_files import load_tensors, read_config, write_tensors
-    from synthmed.generators import registry
-    from synthmed.generators.diffusion.medfusion import export_state_dict
 
     path = registry.resolve_path(path)
-    exported = export_state_dict(read_config(path), load_tensors(path))
+    header = read_header(path)
+    export = FAMILIES[header.family].export_tensors
+    if export is None:
+        raise UsageError(f"{path} is of the family {header.family}", "there is no published code to export it for")
+    exported = export(header, load_tensors(path))
     write_tensors(output, exported)
     print_table("exported", ["file", "tensors"], [[str(output), len(exported)]])
 
@@ -181,12 +134,16 @@ def halve_checkpoint(
 
     Example: synthmed checkpoints halve runs/airogs -o airogs.safetensors
     """
-    from synthmed.formats.model_files import load_tensors, read_config, save_model
-    from synthmed.generators import registry
 
     path = registry.resolve_path(path)
-    save_model(output, read_config(path), load_tensors(path), half=True)
+    save_model(output, read_header(path), load_tensors(path), half=True)
     print_table("halved", ["file", "MB"], [[str(output), output.stat().st_size / 1e6]])
+
+
+def _find_family(name: str) -> Family:
+    if name not in FAMILIES:
+        raise UsageError(f"unknown family: {name}", nearest(name, FAMILIES))
+    return FAMILIES[name]
 
 
 def parse_size(text: str) -> int | tuple[int, int]:
@@ -204,6 +161,8 @@ def parse_size(text: str) -> int | tuple[int, int]:
 
 def format_size(size: int | tuple[int, int]) -> str:
     """Return a size as `parse_size` reads it."""
+    if size == 0:
+        return "any"
     return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
 
 
@@ -230,8 +189,8 @@ def _rows(facts: dict[str, Any], prefix: str = "") -> list[list[str]]:
 
 def _print_entry(title: str, entry: Any, as_json: bool) -> None:
     facts = {
-        "dataset": entry.config.dataset,
-        "kind": entry.config.kind,
+        "dataset": entry.header.dataset,
+        "kind": entry.header.kind,
         "path": str(entry.path),
         "sha256": entry.sha256,
     }
@@ -241,7 +200,7 @@ def _print_entry(title: str, entry: Any, as_json: bool) -> None:
         print_table(title, list(facts), [list(facts.values())])
 
 
-def _summary(config: Any) -> dict[str, Any]:
-    from synthmed.config.tables import to_dict
-
-    return to_dict(config)
+def _parameters(path: Path, header: Header[Any, Any]) -> dict[str, int]:
+    """Return the number of values of each part, under the names that the family gives them."""
+    parts = FAMILIES[header.family].parts
+    return {parts.get(word, word): count for word, count in count_parameters(path).items()}

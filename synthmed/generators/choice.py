@@ -1,0 +1,90 @@
+"""Which recipe suits a folder of shards, where the user names none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from synthmed.config.recipes import recipe_names
+from synthmed.data.images import decode_image
+from synthmed.data.shards.read import ShardFolder, open_folder
+from synthmed.data.shards.samples import read_image_bytes
+from synthmed.errors import RecipeError
+from synthmed.generators.families import load_recipe
+from synthmed.generators.family import Recipe
+
+LOOKED_AT = 32
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A recipe, the changes that fit it to the data, and why."""
+
+    name: str
+    changes: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """What some of the images are like."""
+
+    side: int
+    """The shorter one in pixels."""
+    channels: int
+
+
+def choose_recipe(data: Path, device: str) -> Choice:
+    """Return the recipe that suits a training split: by size, channels, data set and device.
+
+    Args:
+        data: Folder of shards.
+        device: `cpu` or `cuda`: a recipe for a GPU is never chosen for a CPU.
+
+    Raises:
+        DataError: No such folder or split.
+        RecipeError: There is no recipe for this device.
+    """
+    train = open_folder(data, "train")
+    looks = _look_at(train)
+    named = [load_recipe(name) for name in recipe_names()]
+    able = [each for each in named if each.dataset in ("", train.dataset) and _runs_on(each, device)]
+    if not able:
+        raise RecipeError(f"there is no recipe for {device}", "name one: --recipe, see `synthmed recipes list`")
+    recipe = min(able, key=lambda each: _distance(each, train, looks, device))
+    changes = recipe.with_channels(looks.channels)
+    return Choice(recipe.name, tuple(changes), _reason(recipe, train, looks, device, changes))
+
+
+def _look_at(train: ShardFolder) -> _Looks:
+    step = max(1, len(train.entries) // LOOKED_AT)
+    images = [decode_image(read_image_bytes(entry), entry.key) for entry in train.entries[::step]]
+    grey = all((image[..., :1] == image).all() for image in images)
+    return _Looks(min(min(image.shape[:2]) for image in images), 1 if grey else 3)
+
+
+def _runs_on(recipe: Recipe, device: str) -> bool:
+    return bool(recipe.device) and (recipe.device == "cpu" or device != "cpu")
+
+
+def _distance(recipe: Recipe, train: ShardFolder, looks: _Looks, device: str) -> tuple[object, ...]:
+    """Return what makes a recipe worse than another, the worst first."""
+    size = recipe.data.size
+    return (
+        size > looks.side,  # nothing is gained by enlarged images
+        abs(size - looks.side),
+        recipe.dataset != train.dataset,
+        (recipe.device == "cpu") != (device == "cpu"),
+        recipe.name,
+    )
+
+
+def _reason(recipe: Recipe, train: ShardFolder, looks: _Looks, device: str, changes: Sequence[str]) -> str:
+    what: Iterable[str] = (
+        f"made for {recipe.dataset}" if recipe.dataset else "made for any data set",
+        f"runs on {'a CPU' if device == 'cpu' else 'this GPU'}",
+        f"{recipe.data.size} px, the shards have {looks.side}",
+        *(["the images are grey: one channel"] if changes and looks.channels == 1 else []),
+    )
+    return "; ".join(what)

@@ -1,0 +1,73 @@
+"""How a diffusion model is sampled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from synthmed.config.fields import described
+from synthmed.errors import RecipeError, nearest
+from synthmed.formats.headers import Header
+from synthmed.generators.diffusion.samplers import SAMPLERS
+from synthmed.generators.diffusion.samplers.sampler import Sampler
+
+_SAMPLERS = "how noise becomes latents: " + ", ".join(
+    f"{each.name} ({each.title}, {each.defaults['steps']} steps)" for each in SAMPLERS.values()
+)
+
+
+@dataclass(frozen=True)
+class DiffusionSettings:
+    """Sampler, steps and guidance; what is not said is the model's own preset."""
+
+    sampler: str = described("ddim", _SAMPLERS, choices=(*SAMPLERS,))
+    steps: int = described(150, "steps from noise to latents", minimum=1)
+    eta: float = described(
+        1.0, "share of fresh noise in each step: 0 none, 1 as the ancestral sampler", minimum=0, maximum=1
+    )
+    guidance_scale: float = described(
+        1.0, "guidance scale: 1 for none, more follows the label more closely", option="guidance", minimum=0
+    )
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise RecipeError(f"sampler.sampler is {self.sampler!r}", nearest(self.sampler, SAMPLERS))
+        if self.steps < 1:
+            raise RecipeError(f"sampler.steps is {self.steps}", "it must be at least 1")
+        if not 0 <= self.eta <= 1:
+            raise RecipeError(f"sampler.eta is {self.eta}", "it must be in [0, 1]")
+        if not 0 <= self.guidance_scale < math.inf:
+            raise RecipeError(f"sampler.guidance_scale is {self.guidance_scale}", "it must be at least 0 and finite")
+        if self.eta != 0 and "eta" not in self.method.accepts:
+            takers = [sampler.name for sampler in SAMPLERS.values() if "eta" in sampler.accepts]
+            raise RecipeError(f"sampler {self.sampler} has no eta", f"set eta to 0 or use {' or '.join(takers)}")
+
+    @property
+    def method(self) -> Sampler:
+        """The sampler itself."""
+        return SAMPLERS[self.sampler]
+
+    @property
+    def passes(self) -> int:
+        """Passes of the denoiser per image: guidance doubles them."""
+        return self.steps * self.method.passes_per_step * (1 if self.guidance_scale == 1 else 2)
+
+    def check(self, header: Header[Any, Any]) -> None:
+        """Raise RecipeError where the model has fewer timesteps than there are steps."""
+        timesteps = header.build.schedule.num_timesteps
+        if self.steps > timesteps:
+            raise RecipeError(f"sampler.steps is {self.steps}", f"the model has {timesteps} timesteps")
+
+    def changed(self, given: Mapping[str, Any]) -> DiffusionSettings:
+        """Return the settings with some values given; another sampler brings its own steps and eta."""
+        name = given.get("sampler", self.sampler)
+        if name not in SAMPLERS:
+            raise RecipeError(f"sampler.sampler is {name!r}", nearest(str(name), SAMPLERS))
+        brought = {} if name == self.sampler else dict(SAMPLERS[name].defaults)
+        return replace(self, **{**brought, **given})
+
+    def describe(self) -> str:
+        """Return the settings as words for plan and data card."""
+        return f"sampler {self.sampler}, {self.steps} steps, eta {self.eta:g}, guidance scale {self.guidance_scale:g}"

@@ -1,0 +1,149 @@
+"""Running the stages of a recipe, whatever its family: each claims a folder of the run and trains in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from synthmed import __version__
+from synthmed.data.shards.read import ShardFolder, open_folder
+from synthmed.errors import CheckpointError, DataError
+from synthmed.files.atomic import write_json
+from synthmed.files.content import read_json
+from synthmed.files.outputs import open_output
+from synthmed.formats.diffusers_files import find_weights
+from synthmed.generators.families import FAMILIES
+from synthmed.generators.family import Recipe, Stage, StageContext, StageRequest
+from synthmed.runtime import device as devices
+from synthmed.runtime.processes import Processes, join_processes
+from synthmed.runtime.progress import log
+from synthmed.runtime.seeds import derive_seed
+from synthmed.training.config import StageConfig
+from synthmed.training.loop import MODEL_NAME, Trainer
+from synthmed.training.task import Task
+
+CONFIG_NAME = "config.json"
+
+
+def run_stage(request: StageRequest, stage: Stage, start: Path | None = None) -> dict[str, Any]:
+    """Train one stage, from its last checkpoint if there is one, and return its last figures and model file.
+
+    Args:
+        request: What the command was asked for.
+        stage: One of the recipe's family.
+        start: Model file of an earlier stage, for a stage that starts from one.
+
+    Raises:
+        DataError, RecipeError, ResumeError, TrainingError, Interrupted: See their classes.
+    """
+    device = devices.select_device(request.device)
+    devices.configure(device)
+    with join_processes(device) as (processes, device):
+        train, validation = _open_splits(request, processes, device)
+        context = StageContext(request, train, validation, start, device, processes)
+        prepared = stage.prepare(context)
+        folder = request.run / stage.name
+        _claim(folder, stage, context, prepared.settings)
+        # Initial weights come from torch's own generator.
+        torch.manual_seed(derive_seed(request.seed, "weights", stage.name))
+        return _train(prepared.build(), getattr(request.recipe, stage.name), folder, context)
+
+
+def run_recipe(request: StageRequest) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Train all stages of a recipe one after the other, and yield name and last figures of each as it is finished."""
+    for stage in FAMILIES[request.recipe.family].stages_of(request.recipe):
+        yield stage.name, run_stage(request, stage, find_start(stage, request.run) if stage.after else None)
+
+
+def find_start(stage: Stage, run: Path, chosen: Path | None = None) -> Path | None:
+    """Return the model file that a stage starts from: the one that was chosen, else the run folder's own, else `None`.
+
+    Args:
+        stage: It prefers some of the stages before it to others.
+        run: The run folder.
+        chosen: Model file, run folder or folder that diffusers saved, from the command line.
+
+    Raises:
+        CheckpointError: There is nothing of the kind at `chosen`.
+    """
+    if chosen is not None and chosen.is_file():
+        return find_weights(chosen) or chosen
+    for name in stage.after:
+        path = (chosen or run) / name / MODEL_NAME
+        if path.is_file():
+            return path
+    if chosen is None:
+        return None
+    if found := find_weights(chosen):
+        return found
+    raise CheckpointError(
+        f"no such {stage.after[-1]}: {chosen}", "give a model file, its run folder, or a folder that diffusers saved"
+    )
+
+
+def _open_splits(request: StageRequest, processes: Processes, device: torch.device) -> tuple[ShardFolder, ShardFolder]:
+    """Return both splits, and say on stderr what is unusual about them.
+
+    Raises:
+        DataError: The classes differ, or one has no image to learn from.
+    """
+    recipe = request.recipe
+    train, validation = (open_folder(request.data, split) for split in ("train", "validation"))
+    if train.classes != validation.classes:
+        raise DataError(f"{request.data}: train has classes {train.classes}, validation {validation.classes}")
+    present = {entry.label for entry in train.entries}
+    if missing := [name for label, name in enumerate(train.classes) if label not in present]:
+        raise DataError(
+            f"{request.data} has no training images of {', '.join(missing)}", "prepare the data without that class"
+        )
+    if processes.main:
+        for note in _notes(recipe, train, device):
+            log(f"note: {note}")
+    return train, validation
+
+
+def _notes(recipe: Recipe, train: ShardFolder, device: torch.device) -> Iterator[str]:
+    """Yield what does not fit though it is no error."""
+    if recipe.dataset and train.dataset != recipe.dataset:
+        yield f"recipe {recipe.name} is for {recipe.dataset}, the shards are of {train.dataset}"
+    if recipe.device == "gpu" and device.type == "cpu":
+        yield f"recipe {recipe.name} is for a GPU: on a CPU it takes weeks; see `synthmed recipes list`"
+
+
+def _claim(folder: Path, stage: Stage, context: StageContext, settings: Mapping[str, Any]) -> None:
+    """Open the stage's folder for these settings, in the first process alone."""
+    request = context.request
+    if context.processes.main:
+        # Versions may differ between two halves of a run, settings may not.
+        config = {
+            "recipe": request.recipe.name,
+            "seed": request.seed,
+            **settings,
+            "data_hash": context.train.content_hash,
+        }
+        longer = (stage.name,) if _only_longer(folder / CONFIG_NAME, config, stage) else ()
+        open_output(folder, config, name=CONFIG_NAME, overwrite=request.overwrite, may_differ=longer)
+        write_json(folder / "version.json", {"synthmed_version": __version__})
+    context.processes.wait()
+
+
+def _only_longer(path: Path, config: Mapping[str, Any], stage: Stage) -> bool:
+    """Say whether a run differs from the one in its folder by more steps alone, at a constant learning rate."""
+    wanted = config[stage.name]
+    if wanted["lr_schedule"] != "constant" or not path.is_file():
+        return False
+    found = read_json(path)
+    steps = found.get(stage.name, {}).get("steps") if isinstance(found, dict) else None
+    return isinstance(steps, int) and steps < wanted["steps"] and found[stage.name] == {**wanted, "steps": steps}
+
+
+def _train(task: Task, config: StageConfig, folder: Path, context: StageContext) -> dict[str, Any]:
+    trainer = Trainer(task, config, folder, context.request.seed, context.device, context.processes)
+    if context.processes.main:
+        size = sum(parameter.numel() for parameter in trainer.network.parameters()) / 1e6
+        log(f"{folder}: {size:.2f} M parameters, {len(task.labels)} samples, {context.device}, {trainer.dtype}")
+    figures = trainer.run()
+    return {"model": str(folder / MODEL_NAME), **figures}
