@@ -24,8 +24,10 @@ def demo(
 ) -> None:
     """Run the whole chain in a few minutes on drawn eyes, with the model that comes with synthmed.
 
-    Draws eyes with a known cup-to-disc ratio, generates 256 synthetic ones, trains a small ResNet on the drawn eyes, on
-    the synthetic ones and on both, and measures the ratio in the images. Needs neither data nor a network connection.
+    Draws eyes with a known cup-to-disc ratio, generates 256 synthetic ones,
+    trains a small ResNet on the drawn eyes, on the synthetic ones and on both,
+    and measures the ratio in the images. Needs neither data nor a network
+    connection.
     """
     from synthmed.demo import measurement_note, run_demo
     from synthmed.runtime.progress import log

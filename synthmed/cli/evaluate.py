@@ -141,10 +141,13 @@ def evaluate(
 
     Example: synthmed evaluate --real shards/airogs --synthetic out/airogs --features radiomic -o runs/scores
 
-    Scores are FID, KID, precision and recall as in the paper, density and coverage, over all images and per class:
-    with confidence intervals, with the score of real images against real ones, and with p-values between generators.
+    Scores are FID, KID, precision and recall as in the paper, density and
+    coverage, over all images and per class: with confidence intervals, with the
+    score of real images against real ones, and with p-values between
+    generators.
 
-    The output folder gets results.json and pictures. Computed features are kept, so that the next run is quick.
+    The output folder gets results.json and pictures. Computed features are
+    kept, so that the next run is quick.
     """
     names = tuple(dict.fromkeys(features or DEFAULTS.features))
     chosen = tuple(word.strip() for word in checks.split(",") if word.strip())

@@ -50,7 +50,8 @@ def evaluate_autoencoder(
 ) -> None:
     """Measure how much of an image survives being encoded and decoded: MS-SSIM, MSE and PSNR per split and class.
 
-    With --vgg-weights also LPIPS, without its linear calibration; smaller is closer.
+    With --vgg-weights also LPIPS, without its linear calibration; smaller is
+    closer.
 
     Example: synthmed evaluate-autoencoder --checkpoint runs/airogs --data shards/airogs --split test
     """

@@ -45,8 +45,9 @@ def inspect(
 ) -> None:
     """Show what a folder of shards holds, how it was made, and whether every DataLoader worker gets samples from it.
 
-    Loader workers share whole shards: where there are fewer shards than workers x ranks, some workers get none, and
-    an epoch of timm shows only a part of the samples.
+    Loader workers share whole shards: where there are fewer shards than workers
+    x ranks, some workers get none, and an epoch of timm shows only a part of
+    the samples.
 
     Example: synthmed inspect shards/airogs --workers 8 --ranks 4 -o samples.png
     """

@@ -85,10 +85,11 @@ def pack(
 ) -> None:
     """Make shards of any images with labels, such as those of another generator. The same command resumes.
 
-    Labels come from StyleGAN's dataset.json, from a metadata.jsonl with file_name, label and perhaps group (the
-    patient), or from the folders: one per class, with images in any depth below. Archives are not unpacked. Images are
-    not resized; `synthmed prepare images` does that. Images that cannot be used are named in
-    DIR/.synthmed/left_out.jsonl.
+    Labels come from StyleGAN's dataset.json, from a metadata.jsonl with
+    file_name, label and perhaps group (the patient), or from the folders: one
+    per class, with images in any depth below. Archives are not unpacked. Images
+    are not resized; `synthmed prepare images` does that. Images that cannot be
+    used are named in DIR/.synthmed/left_out.jsonl.
 
     Examples:
 

@@ -161,7 +161,8 @@ def prepare_airogs(
 ) -> None:
     """AIROGS fundus photographs, prepared as published by default.
 
-    Reads train_labels.csv (challenge_id,class) and <challenge_id>.jpg in any depth of folders. NRG is class 0, RG 1.
+    Reads train_labels.csv (challenge_id,class) and <challenge_id>.jpg in any
+    depth of folders. NRG is class 0, RG 1.
     """
     from synthmed.data.prepare.releases import read_airogs
 
@@ -187,8 +188,9 @@ def prepare_crcdx(
 ) -> None:
     """CRCDX histology tiles, prepared as published by default.
 
-    Reads tiles in folders MSIH (class 0) and nonMSIH (1), with the patient from the TCGA barcode in their names. The
-    release's own train and test splits are kept.
+    Reads tiles in folders MSIH (class 0) and nonMSIH (1), with the patient from
+    the TCGA barcode in their names. The release's own train and test splits are
+    kept.
     """
     from synthmed.data.prepare.releases import read_crcdx
 
@@ -219,8 +221,8 @@ def prepare_chexpert(
 ) -> None:
     """CheXpert's frontal chest X-rays, prepared as published by default.
 
-    Reads the images of train.csv, with the patient from their path. They are made grey, and the darkest and brightest
-    value of each becomes 0 and 255.
+    Reads the images of train.csv, with the patient from their path. They are
+    made grey, and the darkest and brightest value of each becomes 0 and 255.
     """
     from synthmed.data.prepare.releases import read_chexpert
 

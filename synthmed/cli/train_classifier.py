@@ -98,8 +98,10 @@ def train_classifier(
 
     Example: synthmed train-classifier --real shards/airogs --synthetic out/airogs --model resnet18 -o runs/worth
 
-    Every arm is trained for the same number of steps and tested on the split test of the real images. No training sees
-    that split or the split validation. The output folder gets results.json, predictions.csv and roc.png.
+    Every arm is trained for the same number of steps and tested on the split
+    test of the real images. No training sees that split or the split
+    validation. The output folder gets results.json, predictions.csv and
+    roc.png.
     """
     config = ClassifierConfig(
         model=model,

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 def verify(folder: ShardsArgument, threads: ThreadsOption = None, as_json: JsonOption = False) -> None:
     """Read every byte of a folder of shards and say what is wrong with it.
 
-    Every member is read and every image decoded; the shards are compared with their hashes, the manifest, _info.json,
-    sizes.json and README.md. Each problem is a row of a table, and then the exit code is 3. Shards made by other
-    programs are checked as far as possible.
+    Every member is read and every image decoded; the shards are compared with
+    their hashes, the manifest, _info.json, sizes.json and README.md. Each
+    problem is a row of a table, and then the exit code is 3. Shards made by
+    other programs are checked as far as possible.
 
     Example: synthmed verify shards/airogs
     """
