@@ -19,13 +19,16 @@ from synthmed.cli import (
     evaluate,
     evaluate_autoencoder,
     generate,
+    inspect,
+    pack,
     recipes,
     regenerate,
-    shards,
     train,
     train_autoencoder,
     train_classifier,
     train_diffusion,
+    unpack,
+    verify,
 )
 from synthmed.cli.prepare import prepare_app
 from synthmed.errors import Interrupted, SynthmedError
@@ -45,10 +48,10 @@ app.command("train-autoencoder")(train_autoencoder.train_autoencoder)
 app.command("train-diffusion")(train_diffusion.train_diffusion)
 app.command("generate")(generate.generate)
 app.command("regenerate")(regenerate.regenerate)
-app.command("inspect")(shards.inspect)
-app.command("verify")(shards.verify)
-app.command("pack")(shards.pack)
-app.command("unpack")(shards.unpack)
+app.command("inspect")(inspect.inspect)
+app.command("verify")(verify.verify)
+app.command("pack")(pack.pack)
+app.command("unpack")(unpack.unpack)
 app.command("train-classifier")(train_classifier.train_classifier)
 app.command("evaluate")(evaluate.evaluate)
 app.command("evaluate-autoencoder")(evaluate_autoencoder.evaluate_autoencoder)

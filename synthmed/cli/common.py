@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from synthmed.files.storage import location
 from synthmed.runtime.progress import printable
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result on stdout as JSON instead of a table.")]
@@ -21,13 +22,45 @@ DeviceOption = Annotated[
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Start anew where the output folder holds work made with other settings.")
 ]
-
+ShardsArgument = Annotated[
+    Path, typer.Argument(metavar="DIR", parser=location, help="Folder of shards, or its address.")
+]
+ShardsOutputOption = Annotated[
+    Path, typer.Option("--output", "-o", parser=location, metavar="DIR", help="Folder for the shards, or its address.")
+]
+SplitsOption = Annotated[
+    list[str] | None,
+    typer.Option("--split", help="Split to use; repeat the option for several.", show_default="all splits"),
+]
+LoaderWorkersOption = Annotated[
+    int, typer.Option("--workers", min=1, help="DataLoader workers per training process that will read the shards.")
+]
+RanksOption = Annotated[int, typer.Option("--ranks", min=1, help="Training processes that will read the shards.")]
+SourceTermsOption = Annotated[
+    str,
+    typer.Option("--source-license", metavar="TEXT", help="Licence or terms of the source data, for the data card."),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="Threads that read and decode images.", show_default="all cores, at most 16"),
+]
+PositiveOption = Annotated[
+    str | None,
+    typer.Option(
+        "--positive",
+        metavar="NAME",
+        help="Positive class, whose probability the AUROC ranks images by.",
+        show_default="the second of two classes",
+    ),
+]
 VggOption = Annotated[
     Path | None,
     typer.Option(
         "--vgg-weights",
-        help="VGG-16 for LPIPS: torchvision's vgg16-397923af.pth, or its weights as safetensors. Never downloaded.",
-        show_default=False,
+        metavar="FILE",
+        help="Weights of VGG-16 for LPIPS: torchvision's vgg16-397923af.pth, or the same as safetensors. They are "
+        "never downloaded.",
+        show_default="LPIPS is not used",
     ),
 ]
 
@@ -48,25 +81,25 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a result on stdout as a table, numbers to the right; never cut when stdout is a pipe."""
+    """Print a result on stdout as a table, numbers aligned to the right; a pipe gets every row uncut."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     def plain(value: object) -> Text:
-        # Not text with rich's marks: a class may be called "[red]".
+        # As plain text, because rich would take a class called "[red]" for markup.
         return Text("\n".join(map(printable, str(value).split("\n"))))
 
     table = Table()
-    for number, column in enumerate(columns):
-        numeric = bool(rows) and all(isinstance(row[number], int | float) for row in rows)
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
         table.add_column(plain(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(plain(f"{cell:.4g}" if isinstance(cell, float) else cell) for cell in row))
     console = Console() if sys.stdout.isatty() else Console(width=200)
     with console.capture() as printed:
-        # Not the table's own title: that would be broken to the table's width.
+        # The table's own title would be wrapped to the width of the table.
         console.print(plain(title))
         console.print(table)
-    # Written here: where nobody reads stdout any more, rich would end the program with code 1.
+    # Written here, because rich would exit with code 1 where nobody reads stdout any more.
     sys.stdout.write(printed.get())

@@ -1,4 +1,4 @@
-"""`synthmed demo`."""
+"""`synthmed demo`: the whole chain on drawn eyes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ import typer
 
 from synthmed.cli.common import DeviceOption, JsonOption, OverwriteOption, SeedOption, print_json, print_table
 
+OutputOption = Annotated[
+    Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for everything that the demo makes.")
+]
+
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that the demo makes.")] = Path(
-        "demo"
-    ),
+    output: OutputOption = Path("demo"),
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the whole chain in a few minutes on drawn eyes, with the model that synthmed brings.
+    """Run the whole chain in a few minutes on drawn eyes, with the model that comes with synthmed.
 
-    Draws eyes with known cup-to-disc ratio, generates 256 synthetic ones, trains a small ResNet on real, on synthetic
-    and on both, and measures what the images show. Needs no data and no network.
+    Draws eyes with a known cup-to-disc ratio, generates 256 synthetic ones,
+    trains a small ResNet on the drawn eyes, on the synthetic ones and on both,
+    and measures the ratio in the images. Needs neither data nor a network
+    connection.
     """
     from synthmed.demo import measurement_note, run_demo
     from synthmed.runtime.progress import log

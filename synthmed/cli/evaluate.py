@@ -20,13 +20,13 @@ RealOption = Annotated[
     typer.Option(
         "--real",
         metavar=PLACE,
-        help="Real images to score against: shards (of several splits, train unless named), or a folder, zip or tar of "
-        "images in class folders.",
+        help="Real images to score against: a folder of shards (its split train, unless you name one), or a folder, "
+        "zip or tar with one folder of images per class.",
     ),
 ]
 SyntheticOption = Annotated[
     list[str],
-    typer.Option("--synthetic", metavar=PLACE, help="Generated images; give it more than once to compare generators."),
+    typer.Option("--synthetic", metavar=PLACE, help="Generated images; repeat the option to compare generators."),
 ]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for results and pictures.")]
 FeaturesOption = Annotated[
@@ -34,7 +34,8 @@ FeaturesOption = Annotated[
     typer.Option(
         "--features",
         metavar="NAME",
-        help="Feature extractor: inception, timm:MODEL, or radiomic, which needs no weights; give it more than once.",
+        help="Feature extractor: inception, timm:MODEL, or radiomic, which needs no weights; repeat the option for "
+        "several.",
         show_default="inception",
     ),
 ]
@@ -43,12 +44,13 @@ WeightsOption = Annotated[
     typer.Option(
         "--feature-weights",
         metavar="[NAME=]FILE",
-        help="File with an extractor's weights; with its name where several need one.",
-        show_default="the library's cache",
+        help="File with the weights of an extractor; its NAME is needed where several extractors have weights.",
+        show_default="torch's or Hugging Face's cache",
     ),
 ]
 DownloadOption = Annotated[
-    bool, typer.Option("--download", help="Fetch weights that are not on this machine. Nothing is fetched without it.")
+    bool,
+    typer.Option("--download", help="Download weights that are not on this machine. Without it nothing is downloaded."),
 ]
 TrainingOption = Annotated[
     str | None,
@@ -56,7 +58,7 @@ TrainingOption = Annotated[
         "--training",
         metavar=PLACE,
         help="Images that the model was trained on.",
-        show_default="split train of --real",
+        show_default="the split train of --real",
     ),
 ]
 HeldOutOption = Annotated[
@@ -64,40 +66,54 @@ HeldOutOption = Annotated[
     typer.Option(
         "--held-out",
         metavar=PLACE,
-        help="Real images of other patients.",
-        show_default="split test or validation of --real",
+        help="Real images of patients that the model was not trained on.",
+        show_default="the split test, else validation, of --real",
     ),
 ]
 ChecksOption = Annotated[
-    str, typer.Option("--checks", metavar="LIST", help=f"What to look into, of {', '.join(CHECKS)}.")
+    str, typer.Option("--checks", metavar="LIST", help=f"Checks to make, of {', '.join(CHECKS)}; separated by commas.")
 ]
 BalancedOption = Annotated[
     bool,
-    typer.Option("--balanced/--no-balanced", help="Compare as many images of every class, and of every generated set."),
+    typer.Option(
+        "--balanced/--no-balanced", help="Compare equally many images of every class and of every generated set."
+    ),
 ]
 SizeOption = Annotated[
     int | None,
-    typer.Option("--size", min=32, help="Side of all images in pixels.", show_default="that of the real ones"),
+    typer.Option(
+        "--size", min=32, help="Side that all images are resized to, in pixels.", show_default="that of the real images"
+    ),
 ]
 FalseAlarmsOption = Annotated[
-    float, typer.Option("--false-alarms", help="Share of honest images that may be suspected as copies.")
+    float,
+    typer.Option("--false-alarms", help="Share of images that may be suspected as copies although they are none."),
 ]
 BaselineOption = Annotated[
     list[Path] | None,
     typer.Option(
-        "--baseline", metavar="DIR", help="Earlier results to stand beside these; refused where they are unlike."
+        "--baseline",
+        metavar="DIR",
+        help="Folder with the results of an earlier evaluation, to be shown beside these; refused if it was made under "
+        "other conditions. Repeat the option for several.",
+        show_default="none",
     ),
 ]
 SheetsOption = Annotated[
-    bool, typer.Option("--sheets/--no-sheets", help="Write pictures that show real images, which are patients.")
+    bool, typer.Option("--sheets/--no-sheets", help="Write pictures that show real images, which are of patients.")
 ]
 CacheOption = Annotated[
     Path | None,
     typer.Option(
-        "--cache", metavar="DIR", help="Folder that keeps features.", show_default="features in SYNTHMED_HOME"
+        "--cache",
+        metavar="DIR",
+        help="Folder in which computed features are kept.",
+        show_default="features in SYNTHMED_HOME",
     ),
 ]
-BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Images whose features are made at once.")]
+BatchSizeOption = Annotated[
+    int, typer.Option("--batch-size", min=1, help="Images per batch in which features are computed.")
+]
 
 
 def evaluate(
@@ -125,19 +141,18 @@ def evaluate(
 
     Example: synthmed evaluate --real shards/airogs --synthetic out/airogs --features radiomic -o runs/scores
 
-    Scores are FID, KID, precision and recall as the paper has them, density and coverage, over all and by class: with
-    intervals, with what real images reach against real ones, and with p-values where there are several generators.
+    Scores are FID, KID, precision and recall as in the paper, density and
+    coverage, over all images and per class: with confidence intervals, with the
+    score of real images against real ones, and with p-values between
+    generators.
 
-    The output folder gets results.json and pictures. Features are kept, so that a second start is quick.
+    The output folder gets results.json and pictures. Computed features are
+    kept, so that the next run is quick.
     """
     names = tuple(dict.fromkeys(features or DEFAULTS.features))
+    chosen = tuple(word.strip() for word in checks.split(",") if word.strip())
     config = EvaluateConfig(
-        features=names,
-        checks=tuple(word.strip() for word in checks.split(",") if word.strip()),
-        balanced=balanced,
-        size=size,
-        false_alarms=false_alarms,
-        seed=seed,
+        features=names, checks=chosen, balanced=balanced, size=size, false_alarms=false_alarms, seed=seed
     )
     request = EvaluateRequest(
         real=real,
@@ -157,16 +172,16 @@ def evaluate(
     from synthmed.evaluation.run import evaluate as run_evaluation
 
     results = run_evaluation(request)
-    if results is None:  # under torchrun the first process speaks for all
+    if results is None:  # under torchrun only the first process prints
         return
     if as_json:
         print_json(results)
-        return
-    _print_results(results)
+    else:
+        _print_results(results)
 
 
 def _weights(given: list[str], names: tuple[str, ...]) -> dict[str, Path]:
-    """Return the file of weights of each extractor that has one given."""
+    """Return the file of weights for each extractor that --feature-weights gives one for."""
     needing = [name for name in names if name != "radiomic"]
     found: dict[str, Path] = {}
     for word in given:
@@ -175,7 +190,7 @@ def _weights(given: list[str], names: tuple[str, ...]) -> dict[str, Path]:
             if len(needing) != 1:
                 raise UsageError(
                     f"--feature-weights {word} does not say whose weights they are",
-                    f"NAME=FILE, with NAME of {', '.join(needing or names)}",
+                    f"give NAME=FILE, where NAME is one of {', '.join(needing or names)}",
                 )
             name, file = needing[0], word
         found[name] = Path(file)

@@ -1,49 +1,57 @@
-"""`synthmed evaluate-autoencoder`."""
+"""`synthmed evaluate-autoencoder`: how much of an image survives its latents."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synthmed.cli.common import DeviceOption, JsonOption, VggOption, print_json, print_table
+from synthmed.cli.common import DeviceOption, JsonOption, SplitsOption, VggOption, print_json, print_table
 from synthmed.files.storage import location
+
+if TYPE_CHECKING:
+    from synthmed.generators.diffusion.reconstruction import ReconstructionReport
+
+CheckpointsOption = Annotated[
+    list[Path],
+    typer.Option(
+        "--checkpoint",
+        metavar="PATH",
+        help="Model file, run folder, or diffusers' folder of Stable Diffusion's autoencoder; repeat the option to "
+        "compare several.",
+    ),
+]
+DataOption = Annotated[
+    Path, typer.Option("--data", "-d", parser=location, metavar="DIR", help="Folder of shards, or its address.")
+]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for figures and pictures.")]
+SizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--size",
+        min=16,
+        help="Side of the images in pixels, for autoencoders that take any size.",
+        show_default="that of the other autoencoders, else that of the data",
+    ),
+]
 
 
 def evaluate_autoencoder(
-    checkpoints: Annotated[
-        list[Path],
-        typer.Option(
-            "--checkpoint",
-            help="Model file, run folder, or diffusers' folder of Stable Diffusion's autoencoder; give it more than "
-            "once to compare.",
-        ),
-    ],
-    data: Annotated[Path, typer.Option("--data", "-d", parser=location, metavar="DIR", help="Folder of shards.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for figures and pictures.")] = Path(
-        "reconstruction"
-    ),
-    splits: Annotated[
-        list[str] | None, typer.Option("--split", help="Split to use; give it more than once.", show_default="all")
-    ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            "--size",
-            min=16,
-            help="Side of the images in pixels, for autoencoders of any size.",
-            show_default="the other models', else the data's",
-        ),
-    ] = None,
+    checkpoints: CheckpointsOption,
+    data: DataOption,
+    output: OutputOption = Path("reconstruction"),
+    splits: SplitsOption = None,
+    size: SizeOption = None,
     vgg_weights: VggOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how much of an image survives its latents: MS-SSIM, MSE and PSNR by split and class.
+    """Measure how much of an image survives being encoded and decoded: MS-SSIM, MSE and PSNR per split and class.
 
-    With --vgg-weights also LPIPS without linear calibration, the smaller the closer.
+    With --vgg-weights also LPIPS, without its linear calibration; smaller is
+    closer.
 
     Example: synthmed evaluate-autoencoder --checkpoint runs/airogs --data shards/airogs --split test
     """
@@ -57,27 +65,22 @@ def evaluate_autoencoder(
     )
     if as_json:
         print_json(dataclasses.asdict(report))
-        return
+    else:
+        _print_report(report, with_lpips=vgg_weights is not None)
 
-    rows = [
+
+def _print_report(report: ReconstructionReport, *, with_lpips: bool) -> None:
+    rows: list[tuple[object, ...]] = [
         (row.checkpoint, row.split, row.label, row.images, *_cells(row.ms_ssim, row.mse, row.psnr_db, row.lpips))
         for row in report.rows
     ]
-    rows += [
-        (
-            f"published: {name}",
-            "reference set",
-            "all",
-            "",
-            *_cells(found["ms_ssim"], found["mse"], found["psnr_db"], None),
-        )
-        for name, found in report.published.items()
-    ]
+    for name, found in report.published.items():
+        cells = _cells(found["ms_ssim"], found["mse"], found["psnr_db"], None)
+        rows.append((f"published: {name}", "reference set", "all", "", *cells))
     scales = "" if report.ms_ssim_scales == 5 else f", MS-SSIM on {report.ms_ssim_scales} of 5 scales"
     title = f"reconstruction at {report.size} px on [0, 1]{scales}; pictures in {report.sheet}"
     columns = ["checkpoint", "split", "label", "images", "MS-SSIM", "MSE (x 1e-5)", "PSNR (dB)", "LPIPS (VGG-16)"]
-    # Without the weights there is nothing in the last column.
-    shown = len(columns) - (vgg_weights is None)
+    shown = len(columns) if with_lpips else len(columns) - 1
     print_table(title, columns[:shown], [row[:shown] for row in rows])
 
 

@@ -1,4 +1,4 @@
-"""`synthmed prepare`: a data set release, or drawn phantoms, into real shards."""
+"""`synthmed prepare`: a data set release, or drawn eyes, as shards."""
 
 from __future__ import annotations
 
@@ -9,19 +9,30 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from synthmed.cli.common import JsonOption, OverwriteOption, SeedOption, print_json, print_table
+from synthmed.cli.common import (
+    JsonOption,
+    OverwriteOption,
+    PositiveOption,
+    SeedOption,
+    ShardsOutputOption,
+    SourceTermsOption,
+    print_json,
+    print_table,
+)
+from synthmed.data.datasets import AIROGS, CRCDX, PHANTOM_FUNDUS, DataSetInfo, chexpert_info
 from synthmed.data.shards.card import NOT_STATED
-from synthmed.files.storage import location
 
 if TYPE_CHECKING:
     from synthmed.data.prepare.raw import Release
     from synthmed.data.prepare.report import PrepareReport
 
+CHEXPERT = chexpert_info()
+
 prepare_app = typer.Typer(
     name="prepare",
     help="Turn a data set release, as its authors publish it, into shards with train, validation and test splits.",
     epilog="Splits never share a patient. Images that cannot be used are named in DIR/.synthmed/left_out.jsonl. "
-    "The same command goes on where it was stopped.",
+    "The same command resumes.",
 )
 
 
@@ -31,231 +42,253 @@ def prepare_command(context: typer.Context) -> None:
         sys.stdout.write(context.get_help() + "\n")
 
 
-Source = Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder into which the release was unpacked.")]
-Output = Annotated[
-    Path, typer.Option("--output", "-o", parser=location, metavar="DIR", help="Folder for the shards, or its address.")
-]
-Size = Annotated[
-    int | None,
-    typer.Option("--size", min=16, max=2048, help="Width and height in pixels.", show_default="as published"),
+SourceArgument = Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder into which the release was unpacked.")]
+SizeOption = Annotated[
+    int, typer.Option("--size", min=16, max=2048, help="Width and height of the images in the shards, in pixels.")
 ]
 ResizeOption = Annotated[
-    Literal["crop", "stretch"] | None,
+    Literal["crop", "stretch"],
     typer.Option(
         "--resize",
-        help="crop: short side to the size, centre cut out; stretch: proportions are not kept.",
-        show_default="as published",
+        help="crop brings the short side to the size and cuts out the centre; stretch keeps the whole image, but not "
+        "its proportions.",
     ),
 ]
-Validation = Annotated[float, typer.Option("--validation", help="Share of the images for the validation split.")]
-Test = Annotated[float, typer.Option("--test", help="Share of the images for the test split.")]
-MaxBad = Annotated[
+ValidationOption = Annotated[float, typer.Option("--validation", help="Share of the images for the validation split.")]
+TestOption = Annotated[float, typer.Option("--test", help="Share of the images for the test split.")]
+MaxBadOption = Annotated[
     float,
     typer.Option(
         "--max-bad",
-        help="Largest share of images that may be missing, unreadable, too small (short side under half the size, or "
-        "under 16) or duplicate; they are left out.",
+        help="Largest share of images that may be left out because they are missing, unreadable, duplicates, or too "
+        "small (the short side below 16 pixels or half of --size).",
     ),
 ]
 FormatOption = Annotated[
-    Literal["png", "webp", "jpg"], typer.Option("--image-format", help="png and webp are lossless; jpg is quality 95.")
+    Literal["png", "webp", "jpg"], typer.Option("--image-format", help="png and webp are lossless; jpg has quality 95.")
 ]
-Name = Annotated[
-    str | None, typer.Option("--name", help="Name of the data set in the shards.", show_default="the data set's own")
+NameOption = Annotated[
+    str | None,
+    typer.Option("--name", help="Name of the data set in the shards.", show_default="the data set's own name"),
 ]
-Terms = Annotated[
-    str, typer.Option("--source-license", metavar="TEXT", help="Licence or terms of the source, for the data card.")
+FolderNameOption = Annotated[
+    str | None,
+    typer.Option("--name", help="Name of the data set in the shards.", show_default="the name of SOURCE"),
 ]
-Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Threads that decode and encode.", show_default="all cores")
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=1, help="Threads that decode and encode images.", show_default="all cores, at most 16"
+    ),
+]
+AirogsGroupsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--groups",
+        metavar="CSV",
+        help="Table with the columns challenge_id and group: the patient of every image, which the release does not "
+        "state.",
+        show_default="every image is a patient of its own",
+    ),
+]
+OwnValidationOption = Annotated[
+    float,
+    typer.Option(
+        "--validation",
+        help="Share of the images for the validation split; of the training images, if the release has a test split.",
+    ),
+]
+OwnTestOption = Annotated[
+    float,
+    typer.Option("--test", help="Share of the images for the test split; not used if the release has a test split."),
+]
+FindingOption = Annotated[
+    str, typer.Option("--finding", help="Column of train.csv that is the positive class, any of the 14 findings.")
+]
+UncertainOption = Annotated[
+    Literal["positive", "negative", "drop"],
+    typer.Option("--uncertain", help="Class of images whose finding is uncertain (-1); drop leaves them out."),
+]
+BlankOption = Annotated[
+    Literal["negative", "drop"],
+    typer.Option("--blank", help="Class of images whose finding is blank; drop leaves them out."),
+]
+FoldersArgument = Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder with one folder of images per class.")]
+GroupPatternOption = Annotated[
+    str | None,
+    typer.Option(
+        "--group-pattern",
+        metavar="REGEX",
+        help="Regular expression that finds the patient in an image's path below its class folder: the first group, or "
+        "the whole match if the expression has no group.",
+        show_default="every image is a patient of its own",
+    ),
+]
+GroupsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--groups",
+        metavar="CSV",
+        help="Table of patients: the column group names the patient, the first other column the image.",
+        show_default="every image is a patient of its own",
+    ),
+]
+NumImagesOption = Annotated[
+    int, typer.Option("--num-images", "-n", min=1, help="Number of images in all, half of them of each class.")
+]
+PhantomSizeOption = Annotated[
+    int, typer.Option("--size", min=32, max=1024, help="Width and height of the images, in pixels.")
 ]
 
 
 @prepare_app.command("airogs", epilog="Example: synthmed prepare airogs ~/airogs -o data/airogs")
 def prepare_airogs(
-    source: Source,
-    output: Output,
-    groups: Annotated[
-        Path | None,
-        typer.Option(
-            "--groups",
-            metavar="CSV",
-            help="Columns challenge_id and group: the patient of every image, which the release does not state.",
-            show_default="each image its own patient",
-        ),
-    ] = None,
-    size: Size = None,
-    resize: ResizeOption = None,
-    validation: Validation = 0.1,
-    test: Test = 0.3,
-    max_bad: MaxBad = 0.01,
+    source: SourceArgument,
+    output: ShardsOutputOption,
+    groups: AirogsGroupsOption = None,
+    size: SizeOption = AIROGS.size,
+    resize: ResizeOption = AIROGS.resize,
+    validation: ValidationOption = 0.1,
+    test: TestOption = 0.3,
+    max_bad: MaxBadOption = 0.01,
     image_format: FormatOption = "png",
-    name: Name = None,
-    source_license: Terms = NOT_STATED,
-    workers: Workers = None,
+    name: NameOption = None,
+    source_license: SourceTermsOption = NOT_STATED,
+    workers: WorkersOption = None,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Fundus photographs: train_labels.csv (challenge_id,class), <challenge_id>.jpg in any depth; NRG 0, RG 1."""
+    """AIROGS fundus photographs, prepared as published by default.
+
+    Reads train_labels.csv (challenge_id,class) and <challenge_id>.jpg in any
+    depth of folders. NRG is class 0, RG 1.
+    """
     from synthmed.data.prepare.releases import read_airogs
 
-    _prepare(read_airogs(source, groups), **_common(locals()))
+    _prepare(read_airogs(source, groups), locals())
 
 
 @prepare_app.command("crcdx", epilog="Example: synthmed prepare crcdx ~/CRC_DX -o data/crcdx")
 def prepare_crcdx(
-    source: Source,
-    output: Output,
-    size: Size = None,
-    resize: ResizeOption = None,
-    validation: Annotated[
-        float, typer.Option("--validation", help="Share for the validation split; of train, if there is a test set.")
-    ] = 0.1,
-    test: Annotated[
-        float, typer.Option("--test", help="Share for the test split; not used if the release has one.")
-    ] = 0.3,
-    max_bad: MaxBad = 0.01,
+    source: SourceArgument,
+    output: ShardsOutputOption,
+    size: SizeOption = CRCDX.size,
+    resize: ResizeOption = CRCDX.resize,
+    validation: OwnValidationOption = 0.1,
+    test: OwnTestOption = 0.3,
+    max_bad: MaxBadOption = 0.01,
     image_format: FormatOption = "png",
-    name: Name = None,
-    source_license: Terms = NOT_STATED,
-    workers: Workers = None,
+    name: NameOption = None,
+    source_license: SourceTermsOption = NOT_STATED,
+    workers: WorkersOption = None,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Histology tiles in folders MSIH (0) and nonMSIH (1); patient from the TCGA barcode; own train and test kept."""
+    """CRCDX histology tiles, prepared as published by default.
+
+    Reads tiles in folders MSIH (class 0) and nonMSIH (1), with the patient from
+    the TCGA barcode in their names. The release's own train and test splits are
+    kept.
+    """
     from synthmed.data.prepare.releases import read_crcdx
 
-    _prepare(read_crcdx(source), **_common(locals()))
+    _prepare(read_crcdx(source), locals())
 
 
 @prepare_app.command(
     "chexpert", epilog="Example: synthmed prepare chexpert ~/CheXpert-v1.0-small -o data/chexpert --finding Edema"
 )
 def prepare_chexpert(
-    source: Source,
-    output: Output,
-    finding: Annotated[
-        str, typer.Option("--finding", help="Column of train.csv that is the positive class, any of the 14.")
-    ] = "Cardiomegaly",
-    uncertain: Annotated[
-        Literal["positive", "negative", "drop"], typer.Option("--uncertain", help="What -1 counts as.")
-    ] = "positive",
-    blank: Annotated[
-        Literal["negative", "drop"], typer.Option("--blank", help="What an empty cell counts as.")
-    ] = "negative",
-    size: Size = None,
-    resize: ResizeOption = None,
-    validation: Validation = 0.1,
-    test: Test = 0.3,
-    max_bad: MaxBad = 0.01,
+    source: SourceArgument,
+    output: ShardsOutputOption,
+    finding: FindingOption = "Cardiomegaly",
+    uncertain: UncertainOption = "positive",
+    blank: BlankOption = "negative",
+    size: SizeOption = CHEXPERT.size,
+    resize: ResizeOption = CHEXPERT.resize,
+    validation: ValidationOption = 0.1,
+    test: TestOption = 0.3,
+    max_bad: MaxBadOption = 0.01,
     image_format: FormatOption = "png",
-    name: Name = None,
-    source_license: Terms = NOT_STATED,
-    workers: Workers = None,
+    name: NameOption = None,
+    source_license: SourceTermsOption = NOT_STATED,
+    workers: WorkersOption = None,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Frontal chest X-rays of train.csv, patient from the path; grey, stretched, minimum and maximum to 0 and 255."""
+    """CheXpert's frontal chest X-rays, prepared as published by default.
+
+    Reads the images of train.csv, with the patient from their path. They are
+    made grey, and the darkest and brightest value of each becomes 0 and 255.
+    """
     from synthmed.data.prepare.releases import read_chexpert
 
-    _prepare(read_chexpert(source, finding, uncertain, blank), **_common(locals()))
+    _prepare(read_chexpert(source, finding, uncertain, blank), locals())
 
 
 @prepare_app.command(
     "images", epilog="Example: synthmed prepare images tiles -o data/tiles --group-pattern '^[^_]+_[^_]+'"
 )
 def prepare_images(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder with one folder of images a class.")],
-    output: Output,
-    group_pattern: Annotated[
-        str | None,
-        typer.Option(
-            "--group-pattern",
-            metavar="REGEX",
-            help="Searched in an image's path below its class folder: the first group, or the whole match without one,"
-            " is the patient.",
-        ),
-    ] = None,
-    groups: Annotated[
-        Path | None,
-        typer.Option("--groups", metavar="CSV", help="Column group: the patient; another column: the image's name."),
-    ] = None,
-    positive: Annotated[
-        str | None,
-        typer.Option("--positive", help="Class whose score AUROC ranks.", show_default="the second of two"),
-    ] = None,
-    size: Size = None,
-    resize: ResizeOption = None,
-    validation: Validation = 0.1,
-    test: Test = 0.3,
-    max_bad: MaxBad = 0.01,
+    source: FoldersArgument,
+    output: ShardsOutputOption,
+    group_pattern: GroupPatternOption = None,
+    groups: GroupsOption = None,
+    positive: PositiveOption = None,
+    size: SizeOption = DataSetInfo.size,
+    resize: ResizeOption = DataSetInfo.resize,
+    validation: ValidationOption = 0.1,
+    test: TestOption = 0.3,
+    max_bad: MaxBadOption = 0.01,
     image_format: FormatOption = "png",
-    name: Annotated[
-        str | None, typer.Option("--name", help="Name of the data set.", show_default="the folder's name")
-    ] = None,
-    source_license: Terms = NOT_STATED,
-    workers: Workers = None,
+    name: FolderNameOption = None,
+    source_license: SourceTermsOption = NOT_STATED,
+    workers: WorkersOption = None,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Any images, one folder a class; labels in the order of the sorted folder names."""
+    """Any images in one folder per class; the sorted names of the folders are the classes in label order."""
     from synthmed.data.prepare.releases import read_image_folders
 
     release = read_image_folders(source, name, group_pattern, groups, positive)
-    _prepare(release, **_common(locals()))
+    _prepare(release, locals())
 
 
 @prepare_app.command("phantom", epilog="Example: synthmed prepare phantom -n 2000 --size 64 -o data/phantom")
 def prepare_phantom(
-    output: Output,
-    num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Images in all, both classes alike.")],
-    size: Annotated[int, typer.Option("--size", min=32, max=1024, help="Width and height in pixels.")] = 64,
-    validation: Validation = 0.1,
-    test: Test = 0.3,
+    output: ShardsOutputOption,
+    num_images: NumImagesOption,
+    size: PhantomSizeOption = PHANTOM_FUNDUS.size,
+    validation: ValidationOption = 0.1,
+    test: TestOption = 0.3,
     image_format: FormatOption = "png",
-    workers: Workers = None,
+    workers: WorkersOption = None,
     seed: SeedOption = 0,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Drawn eye fundus images with known cup-to-disc ratio: no external data needed."""
+    """Drawn eye fundus images with a known cup-to-disc ratio; no data from elsewhere is needed."""
     from synthmed.phantoms.release import phantom_release
 
-    _prepare(phantom_release(num_images), **_common(locals()))
+    _prepare(phantom_release(num_images), locals())
 
 
-_CONFIG = ("validation", "test", "max_bad", "seed", "name", "image_format")
+_CONFIG = ("size", "resize", "validation", "test", "max_bad", "seed", "name", "image_format")
 
 
-def _common(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that all releases share from a command's arguments."""
-    config = {key: given[key] for key in _CONFIG if key in given}
-    if "source_license" in given:
-        config["source_terms"] = given["source_license"]
-    as_published = {key: given.get(key) for key in ("size", "resize")}
-    return {"config": config, **as_published, **{key: given[key] for key in ("output", "overwrite", "workers", "json")}}
-
-
-def _prepare(
-    release: Release,
-    config: dict[str, Any],
-    size: int | None,
-    resize: Literal["crop", "stretch"] | None,
-    output: Path,
-    overwrite: bool,
-    workers: int | None,
-    json: bool,
-) -> None:
+def _prepare(release: Release, options: dict[str, Any]) -> None:
+    """Prepare a release as the arguments of a command say, and print the report."""
     from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
 
-    info = release.info
-    settings = PrepareConfig(size=size or info.size, resize=resize or info.resize, **config)
-    report = prepare_release(release, output, settings, overwrite=overwrite, workers=workers)
-    if json:
+    chosen = {name: options[name] for name in _CONFIG if name in options}
+    config = PrepareConfig(**chosen, source_terms=options.get("source_license", NOT_STATED))
+    output = options["output"]
+    report = prepare_release(release, output, config, overwrite=options["overwrite"], workers=options["workers"])
+    if options["json"]:
         print_json({"output": str(output), **asdict(report)})
     else:
         _print_report(report, output)
@@ -268,7 +301,7 @@ def _print_report(report: PrepareReport, output: Path) -> None:
     totals = [sum(column) for column in zip(*(row[1:] for row in rows), strict=True)]
     print_table(str(output), [report.dataset, *report.classes, "all", "groups"], [*rows, ["all", *totals]])
     if report.left_out:
-        print_table("left out", ["reason", "images"], [[reason, count] for reason, count in report.left_out.items()])
+        print_table("left out", ["reason", "images"], list(report.left_out.items()))
     if report.published:
         counts = [[check.name, check.found, check.published] for check in report.published]
         print_table(report.verdict, ["count", "found", "published"], counts)

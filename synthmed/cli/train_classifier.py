@@ -16,6 +16,8 @@ from synthmed.study.arms import ARMS, parse_arms
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from synthmed.classifier.training import Placement
+
 DEFAULTS = ClassifierConfig()
 ALL_ARMS = ",".join(ARMS)
 
@@ -34,9 +36,11 @@ SyntheticOption = Annotated[
         "--synthetic", parser=location, metavar="DIR", help="Shards of synthetic images with the split train."
     ),
 ]
-ArmsOption = Annotated[str, typer.Option("--arms", help="Sources to train on, of real, synthetic and both.")]
+ArmsOption = Annotated[
+    str, typer.Option("--arms", help="What to train on, of real, synthetic and both; separated by commas.")
+]
 ModelOption = Annotated[str, typer.Option("--model", help=meaning("model"))]
-SeedsOption = Annotated[int, typer.Option("--seeds", min=1, help="Trainings of each arm.")]
+SeedsOption = Annotated[int, typer.Option("--seeds", min=1, help="Trainings per arm, each with a seed of its own.")]
 StepsOption = Annotated[int, typer.Option("--steps", min=1, help=meaning("steps"))]
 BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help=meaning("batch_size"))]
 LearningRateOption = Annotated[float, typer.Option("--lr", help=meaning("lr"))]
@@ -52,15 +56,17 @@ BalancedOption = Annotated[bool, typer.Option("--balanced/--no-balanced", help=m
 AugmentOption = Annotated[bool, typer.Option("--augment/--no-augment", help=meaning("augment"))]
 FlipsOption = Annotated[Literal["none", "horizontal", "both"], typer.Option("--flips", help=meaning("flips"))]
 PretrainedOption = Annotated[
-    bool, typer.Option("--pretrained", help="Start from timm's weights for ImageNet; downloads them if need be.")
+    bool, typer.Option("--pretrained", help="Start from timm's ImageNet weights, downloaded if necessary.")
 ]
 WeightsOption = Annotated[
     Path | None,
-    typer.Option("--weights", metavar="FILE", help="Start from the weights in this safetensors file; no download."),
+    typer.Option(
+        "--weights", metavar="FILE", help="Start from the weights in this safetensors file; nothing is downloaded."
+    ),
 ]
 PrecisionOption = Annotated[
     Literal["auto", "fp32", "bf16"],
-    typer.Option("--precision", help="Of training; auto takes bf16 where the device has matrix units for it."),
+    typer.Option("--precision", help="Number type of the training; auto takes bf16 where the device computes it fast."),
 ]
 
 
@@ -92,8 +98,10 @@ def train_classifier(
 
     Example: synthmed train-classifier --real shards/airogs --synthetic out/airogs --model resnet18 -o runs/worth
 
-    Every arm gets the same number of steps and is tested on the real test split alone. Training sees neither that nor
-    the validation split. The output folder gets results.json, predictions.csv and roc.png.
+    Every arm is trained for the same number of steps and tested on the split
+    test of the real images. No training sees that split or the split
+    validation. The output folder gets results.json, predictions.csv and
+    roc.png.
     """
     config = ClassifierConfig(
         model=model,
@@ -108,25 +116,19 @@ def train_classifier(
         seed=seed,
     )
     chosen = parse_arms(arms)
-    if synthetic is None and chosen != ("real",):
-        raise UsageError(f"--synthetic is needed for --arms {','.join(chosen)}", "or choose --arms real")
-    if pretrained and weights is not None:
-        raise UsageError("--pretrained and --weights are both given", "choose one")
+    _check_sources(chosen, synthetic, pretrained, weights)
     from synthmed.runtime.progress import log
     from synthmed.study.folders import open_comparison
 
-    # Before torch is imported: folders that do not fit are told at once.
+    # Before torch is imported: folders that do not fit are reported at once.
     folders = open_comparison(real, synthetic)
     for note in folders.notes:
         log(note)
     from synthmed.classifier.networks import check_model
-    from synthmed.classifier.training import Placement
-    from synthmed.runtime import device as devices
     from synthmed.study.comparison import Comparison, run_comparison
+    from synthmed.study.results import comparison_results, write_comparison
 
     check_model(model, size)
-    target = devices.select_device(device)
-    devices.configure(target)
     initial, initial_name = _initial_weights(model, len(folders.classes), pretrained, weights)
     comparison = Comparison(
         folders=folders,
@@ -134,22 +136,36 @@ def train_classifier(
         arms=chosen,
         repetitions=seeds,
         size=size,
-        placement=Placement(target, devices.select_dtype(precision, target)),
+        placement=_placement(device, precision),
         initial=initial,
         initial_name=initial_name,
     )
     trainings = run_comparison(comparison, output, overwrite=overwrite)
-    from synthmed.study.results import comparison_results, write_comparison
-
     results = comparison_results(comparison, trainings)
     write_comparison(output, comparison, trainings, results)
     _print_results(results, as_json)
 
 
+def _check_sources(arms: tuple[str, ...], synthetic: Path | None, pretrained: bool, weights: Path | None) -> None:
+    if synthetic is None and arms != ("real",):
+        raise UsageError(f"--synthetic is needed for --arms {','.join(arms)}", "or choose --arms real")
+    if pretrained and weights is not None:
+        raise UsageError("--pretrained and --weights are both given", "choose one")
+
+
+def _placement(device: str, precision: Literal["auto", "fp32", "bf16"]) -> Placement:
+    from synthmed.classifier.training import Placement
+    from synthmed.runtime import device as devices
+
+    target = devices.select_device(device)
+    devices.configure(target)
+    return Placement(target, devices.select_dtype(precision, target))
+
+
 def _initial_weights(
     model: str, num_classes: int, pretrained: bool, weights: Path | None
 ) -> tuple[dict[str, Tensor] | None, str | None]:
-    """Return the weights to start from and a name for them, which tells different ones apart."""
+    """Return the weights to start from, and a name that differs between different weights."""
     from synthmed.classifier.networks import load_pretrained_weights, load_weights_file
     from synthmed.files.content import hash_file
 

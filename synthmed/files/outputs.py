@@ -58,13 +58,7 @@ def open_output(
     with naming_write_errors(folder):
         _remove_stale_parts({folder, path.parent})
         if file_size(path) is not None:
-            found = read_json(path)
-            if isinstance(found, dict):
-                replaced = {**found, **{key: wanted[key] for key in may_differ}}
-                if replaced != found and replaced == wanted:
-                    write_json(path, wanted)
-                    found = wanted
-            differing = differences(found, wanted)
+            differing = differences(_take_over(path, wanted, may_differ), wanted)
             if not differing:
                 return True
             if not overwrite:
@@ -78,10 +72,19 @@ def open_output(
         elif _holds_files(folder) and file_size(path) is None:
             raise ResumeError(f"{folder} is not empty and was not made by this command", "use another folder")
         elif file_size(path) is not None:
-            # Another process of the same run came first.
+            # Another process of the same run has claimed the folder meanwhile.
             return open_output(folder, config, name=name, may_differ=may_differ)
         write_json(path, wanted)
     return False
+
+
+def _take_over(path: Path, wanted: dict[str, Any], may_differ: Collection[str]) -> Any:
+    """Return the configuration in a file, which gets the wanted one where they differ in these keys alone."""
+    found = read_json(path)
+    if isinstance(found, dict) and found != wanted and {**found, **{key: wanted[key] for key in may_differ}} == wanted:
+        write_json(path, wanted)
+        return wanted
+    return found
 
 
 def _holds_files(folder: Path) -> bool:

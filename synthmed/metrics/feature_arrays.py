@@ -6,6 +6,9 @@ images one resample keeps. A score that takes masks gives one value a row, and d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -14,6 +17,15 @@ from synthmed.errors import DataError
 Floats = NDArray[np.float64]
 Features = NDArray[np.floating]
 Masks = NDArray[np.bool_]
+
+
+class MaskedScores(Protocol):
+    """One score or several of two sets of features, under each pair of masks."""
+
+    def __call__(
+        self, *, real: Features, generated: Features, real_masks: Masks, generated_masks: Masks
+    ) -> Mapping[str, Floats]:
+        """Return by name of score its values, [R], from real [N_r, D], generated [N_g, D] and masks [R, N]."""
 
 
 def check_features(features: ArrayLike, name: str, *, minimum: int = 1) -> Features:

@@ -92,13 +92,13 @@ def manifold_scores_of_masks(
     precise, recalled = np.zeros_like(kept_generated), np.zeros_like(kept_real)
     covered, held = np.zeros_like(kept_real), np.zeros(len(kept_real))
     for rows, columns, squared in blocks_of_distances(first, second, block):
-        for number in range(len(kept_real)):
-            precise[number, columns] |= (squared <= real_balls[number, rows, None]).any(axis=0)
-            recalled[number, rows] |= (squared <= generated_balls[number, columns]).any(axis=1)
-            inside = squared <= density_balls[number, rows, None]
-            inside &= kept_generated[number, columns]
-            covered[number, rows] |= inside.any(axis=1)
-            held[number] += np.count_nonzero(inside)
+        for index in range(len(kept_real)):
+            precise[index, columns] |= (squared <= real_balls[index, rows, None]).any(axis=0)
+            recalled[index, rows] |= (squared <= generated_balls[index, columns]).any(axis=1)
+            inside = squared <= density_balls[index, rows, None]
+            inside &= kept_generated[index, columns]
+            covered[index, rows] |= inside.any(axis=1)
+            held[index] += np.count_nonzero(inside)
     num_real, num_generated = kept_real.sum(axis=1), kept_generated.sum(axis=1)
     return {
         "precision": (precise & kept_generated).sum(axis=1) / num_generated,
@@ -111,8 +111,8 @@ def manifold_scores_of_masks(
 def squared_radii(features: Features, masks: Masks, ks: tuple[int, ...], block: int) -> Floats:
     """Return the squared distance of each image to its k-th nearest other image that a mask keeps.
 
-    One search serves all masks: it finds so many neighbours that of nearly every image enough are kept; the few others
-    are searched again.
+    One search serves all masks: it finds so many neighbours that every mask keeps enough of them for nearly every
+    image; the neighbours of the few others are searched for again.
 
     Returns:
         [len(ks), R, N]; minus infinity for images that the mask itself leaves out, which have no ball.
@@ -121,15 +121,15 @@ def squared_radii(features: Features, masks: Masks, ks: tuple[int, ...], block: 
     searched = largest if share == 1 else ceil((largest + 4 * sqrt(largest) + 6) / share)
     distances, indices = nearest(features, features, min(searched, len(features) - 1), exclude_self=True, block=block)
     radii = np.full((len(ks), *masks.shape), -np.inf)
-    for number, mask in enumerate(masks):
+    for index, mask in enumerate(masks):
         kept = np.cumsum(mask[indices], axis=1)
         for place, k in enumerate(ks):
             reached = np.argmax(kept >= k, axis=1)
-            radii[place, number] = np.take_along_axis(distances, reached[:, None], axis=1)[:, 0]
+            radii[place, index] = np.take_along_axis(distances, reached[:, None], axis=1)[:, 0]
         short = np.flatnonzero((kept[:, -1] < largest) & mask)
         if len(short):
             # The image itself is kept, and found first, at distance 0.
             again, _ = nearest(features[short], features[mask], largest + 1, block=block)
-            radii[:, number, short] = again[:, np.array(ks)].T
-        radii[:, number, ~mask] = -np.inf
+            radii[:, index, short] = again[:, np.array(ks)].T
+        radii[:, index, ~mask] = -np.inf
     return np.where(np.isfinite(radii), radii**2, -np.inf)

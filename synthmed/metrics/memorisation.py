@@ -7,7 +7,6 @@ M generated images, D features. Distances are Euclidean, to the nearest training
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import comb
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -105,17 +104,20 @@ def data_copying(
     own, expected, found = (nearest(part, centres, 1)[1][:, 0] for part in (references, real, samples))
     scores: list[float | None] = []
     for cell in range(num_cells):
-        inside = references[own == cell]
-        if not len(inside) or not (expected == cell).any() or (found == cell).sum() < min_cell:
-            scores.append(None)
-            continue
-        distances = [nearest(part, inside, 1)[0][:, 0] for part in (real[expected == cell], samples[found == cell])]
-        scores.append(copying_z(held_out=distances[0], generated=distances[1]))
-    shares = np.bincount(expected, minlength=num_cells) / len(real)
-    counted = [(score, share) for score, share in zip(scores, shares.tolist(), strict=True) if score is not None]
+        inside, others, made = references[own == cell], real[expected == cell], samples[found == cell]
+        enough = len(inside) and len(others) and len(made) >= min_cell
+        scores.append(_cell_score(inside, others, made) if enough else None)
+    shares = (np.bincount(expected, minlength=num_cells) / len(real)).tolist()
+    counted = [(score, share) for score, share in zip(scores, shares, strict=True) if score is not None]
     weight = sum(share for _, share in counted)
     c_t = sum(score * share for score, share in counted) / weight if counted else None
-    return DataCopying(c_t, tuple(scores), tuple(shares.tolist()))
+    return DataCopying(c_t, tuple(scores), tuple(shares))
+
+
+def _cell_score(training: Features, held_out: Features, generated: Features) -> float:
+    """Return the Z_U of one cell from the features of the images in it."""
+    expected, found = (nearest(part, training, 1)[0][:, 0] for part in (held_out, generated))
+    return copying_z(held_out=expected, generated=found)
 
 
 def conformal_ranks(scores: ArrayLike, held_out: ArrayLike) -> Numbers:
@@ -145,10 +147,10 @@ def count_p_value(count: int, *, num_generated: int, num_held_out: int, rank: in
         num_held_out: H.
         rank: Largest rank of a suspect, 1..H.
     """
-    first = count + rank - 1
-    # In whole numbers: the terms are far beyond what floats hold, their ratio is not.
-    ways = sum(comb(num_held_out, held_out) * comb(num_generated, first - held_out) for held_out in range(rank))
-    return ways / comb(num_generated + num_held_out, first)
+    from scipy.stats import hypergeom
+
+    drawn = count + rank - 1
+    return float(hypergeom.cdf(rank - 1, num_generated + num_held_out, num_held_out, drawn))
 
 
 def find_centres(features: Features, count: int, generator: np.random.Generator) -> Floats:

@@ -12,11 +12,10 @@ from typing import Literal
 
 import numpy as np
 
-from synthmed.metrics.feature_arrays import Features, Floats, Masks, keep_all
+from synthmed.metrics.feature_arrays import Features, Floats, MaskedScores, Masks, keep_all
 from synthmed.metrics.frechet import frechet_distances
 from synthmed.metrics.kernel import kernel_distances
 from synthmed.metrics.manifold import DENSITY_K, PRECISION_K, manifold_scores_of_masks
-from synthmed.metrics.resampling import MaskedScores
 
 # What a permutation test may cost, in multiplications: five minutes of one fast core.
 PERMUTATION_BUDGET = 1.5e13

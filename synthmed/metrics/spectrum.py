@@ -124,28 +124,33 @@ def compare_spectra(
     assert len(blocks) >= 4, "too few blocks to make halves of"
     made = np.asarray(generated, dtype=np.float64)
     real = np.average(blocks, axis=0, weights=weights)
-    halves, half_size = [], []
-    for _ in range(NUM_HALVES):
-        order = generator.permutation(len(blocks))
-        one, other = order[: len(order) // 2], order[len(order) // 2 :]
-        difference = np.average(blocks[one], axis=0, weights=weights[one])
-        difference -= np.average(blocks[other], axis=0, weights=weights[other])
-        halves.append(isolated_excess(difference))
-        half_size.append(1 / weights[one].sum() + 1 / weights[other].sum())
-    between_halves = np.stack(halves)
+    between_halves, half_size = _compare_halves(blocks, weights, generator)
     scatter = _smooth_scatter(between_halves)
     looked_at = _frequencies(*made.shape)[2] * min(made.shape) >= LEAST_WAVES
-    # The largest z anywhere, of what is known to be nothing: as many frequencies were looked at.
+    # The largest z between halves, which differ by chance alone, over as many frequencies as are searched for peaks.
     largest = float((between_halves / scatter)[:, looked_at].max())
     least_z = max(LEAST_Z, MARGIN * largest)
     size = 1 / weights.sum() + 1 / generated_weight
     excess = isolated_excess(made - real)
-    z = excess / (scatter * np.sqrt(size / np.mean(half_size)))
+    z = excess / (scatter * np.sqrt(size / half_size))
     peaks = _find_peaks(made, excess, z, looked_at & (z > least_z) & (excess > LEAST_EXCESS_DB))
     radii, real_db = radial_mean(real)
     return SpectrumComparison(
         tuple(peaks[:MAX_PEAKS]), len(peaks), least_z, *map(_plain, (radii, real_db, radial_mean(made)[1]))
     )
+
+
+def _compare_halves(blocks: Floats, weights: Floats, generator: np.random.Generator) -> tuple[Floats, float]:
+    """Return the excess of one half of the real images over the other, [NUM_HALVES, H, W], and 1/m + 1/n on average."""
+    excesses, sizes = [], []
+    for _ in range(NUM_HALVES):
+        order = generator.permutation(len(blocks))
+        one, other = order[: len(order) // 2], order[len(order) // 2 :]
+        difference = np.average(blocks[one], axis=0, weights=weights[one])
+        difference -= np.average(blocks[other], axis=0, weights=weights[other])
+        excesses.append(isolated_excess(difference))
+        sizes.append(1 / weights[one].sum() + 1 / weights[other].sum())
+    return np.stack(excesses), float(np.mean(sizes))
 
 
 def isolated_excess(difference: Floats) -> Floats:
@@ -187,17 +192,18 @@ def _smooth_scatter(between_halves: Floats) -> Floats:
 
     That of a few halves at one frequency is itself uncertain, and too small ones would make peaks of nothing.
     """
+    from scipy.ndimage import uniform_filter
+
     variance = (between_halves**2).mean(axis=0)
-    reach = range(-2, 3)
-    around = np.mean([np.roll(variance, (down, across), (0, 1)) for down in reach for across in reach], axis=0)
-    result: Floats = np.sqrt(np.maximum(variance, around)) + 1e-9
+    result: Floats = np.sqrt(np.maximum(variance, uniform_filter(variance, size=5, mode="wrap"))) + 1e-9
     return result
 
 
 def _find_peaks(made: Floats, excess: Floats, z: Floats, found: NDArray[np.bool_]) -> list[SpectrumPeak]:
     """Return one peak for each local maximum among the frequencies found, once for each pair (f, -f)."""
-    near = range(-OWN_REACH, OWN_REACH + 1)
-    highest = np.max([np.roll(excess, (down, across), (0, 1)) for down in near for across in near], axis=0)
+    from scipy.ndimage import maximum_filter
+
+    highest = maximum_filter(excess, size=2 * OWN_REACH + 1, mode="wrap")
     height, width = excess.shape
     peaks = []
     for row, column in np.argwhere(found & (excess >= highest)).tolist():

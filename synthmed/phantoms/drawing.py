@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 Floats = NDArray[np.float64]
+Vessels = tuple[Floats, Floats, NDArray[np.bool_]]
+"""Points [V, S, 2], widths [V, S], and which are arteries [V]."""
 
 CLASSES: tuple[str, ...] = ("no-glaucoma", "glaucoma")
 CUP_TO_DISC_MEANS = (0.43, 0.63)
@@ -209,64 +211,56 @@ def _vessel_layers(
     return layers
 
 
-def _vessel_tree(disc: Floats, temporal: float, rng: np.random.Generator) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Grow the vessels: points [V, S, 2], widths [V, S], is_artery [V].
+def _vessel_tree(disc: Floats, temporal: float, rng: np.random.Generator) -> Vessels:
+    """Grow the vessels: trunks with their branches, and a few twigs that cross the rim sideways."""
+    trunks, angles, up = _trunks(disc, temporal, rng)
+    branches = _branches(trunks, angles, up, temporal, rng)
+    points, widths, is_artery = zip(trunks, branches, _twigs(disc, temporal, rng), strict=True)
+    return np.concatenate(points), np.concatenate(widths), np.concatenate(is_artery)
 
-    An artery and a vein go to each quadrant; temporal pairs arch round the macula, nasal ones run straighter.
-    Each bears three branches, and a few twigs cross the rim sideways.
+
+def _trunks(disc: Floats, temporal: float, rng: np.random.Generator) -> tuple[Vessels, Floats, Floats]:
+    """Grow an artery and a vein into each quadrant; return also their angles [8, S] and which go up (1) or down (-1).
+
+    Temporal pairs arch round the macula, nasal ones run straighter.
     """
-    centre, height = disc[:2], math.exp(disc[3])
     up = np.repeat([-1.0, 1.0], 4)
-    side = np.tile([1.0, 1.0, -1.0, -1.0], 2)  # +1: temporal
+    side = np.tile([1.0, 1.0, -1.0, -1.0], 2)  # 1: temporal
     artery = np.tile([True, False], 4)
-    origin = centre + np.stack(
-        [
-            temporal * (rng.uniform(-0.10, 0.0) + 0.04 * side + rng.normal(0, 0.015, 8)),
-            -0.03 * up * rng.random(8),
-        ],
-        1,
-    )
+    across = temporal * (rng.uniform(-0.10, 0.0) + 0.04 * side + rng.normal(0, 0.015, 8))
+    origin = disc[:2] + np.stack([across, -0.03 * up * rng.random(8)], 1)
     # Angles are measured from the vertical towards the macula; (temporal, up) turn them into the image.
     angle = np.where(side > 0, rng.uniform(-0.05, 0.45, 8), rng.uniform(-0.8, -0.3, 8)) + 0.16 * artery * side
     bend = np.where(side > 0, rng.uniform(0.3, 1.1, 8), rng.uniform(-0.5, 0.2, 8))
     width = np.where(artery, rng.uniform(0.030, 0.042, 8), rng.uniform(0.042, 0.058, 8))
     width *= np.where(side > 0, 1.0, 0.75)
-    trunk, trunk_angle = _grow(origin, angle, bend, np.full(8, 1.5), height, temporal, up, rng)
-    trunk_width = width[:, None] * np.linspace(1.0, 0.55, VESSEL_STEPS)
+    points, angles = _grow(origin, angle, bend, np.full(8, 1.5), math.exp(disc[3]), temporal, up, rng)
+    return (points, width[:, None] * np.linspace(1.0, 0.55, VESSEL_STEPS), artery), angles, up
 
+
+def _branches(trunks: Vessels, angles: Floats, up: Floats, temporal: float, rng: np.random.Generator) -> Vessels:
+    """Grow three branches from every trunk."""
+    points, widths, is_artery = trunks
     parent = np.repeat(np.arange(8), 3)
     fork = rng.integers(6, 16, 24)
     turn = rng.choice([-1.0, 1.0], 24) * rng.uniform(0.35, 0.8, 24)
-    limb, _ = _grow(
-        trunk[parent, fork],
-        trunk_angle[parent, fork] + turn,
-        -0.4 * turn + rng.normal(0, 0.4, 24),
-        rng.uniform(0.4, 1.0, 24),
-        0.0,
-        temporal,
-        up[parent],
-        rng,
-    )
-    limb_width = trunk_width[parent, fork, None] * np.linspace(0.62, 0.25, VESSEL_STEPS)
+    bend = -0.4 * turn + rng.normal(0, 0.4, 24)
+    length = rng.uniform(0.4, 1.0, 24)
+    start, angle = points[parent, fork], angles[parent, fork] + turn
+    grown, _ = _grow(start, angle, bend, length, 0.0, temporal, up[parent], rng)
+    width = widths[parent, fork, None] * np.linspace(0.62, 0.25, VESSEL_STEPS)
+    return grown, width, is_artery[parent]
 
-    twig_up, twig_side = rng.choice([-1.0, 1.0], (2, 5))
-    start = centre + height * np.stack([0.55 * temporal * twig_side, 0.35 * twig_up * rng.random(5)], 1)
-    twig, _ = _grow(
-        start,
-        twig_side * rng.uniform(1.1, 1.6, 5),
-        rng.normal(0, 0.4, 5),
-        rng.uniform(0.4, 0.9, 5),
-        height,
-        temporal,
-        twig_up,
-        rng,
-    )
-    twig_width = np.full((5, 1), 0.018) * np.linspace(1.0, 0.5, VESSEL_STEPS)
-    return (
-        np.concatenate([trunk, limb, twig]),
-        np.concatenate([trunk_width, limb_width, twig_width]),
-        np.concatenate([artery, artery[parent], rng.random(5) < 0.5]),
-    )
+
+def _twigs(disc: Floats, temporal: float, rng: np.random.Generator) -> Vessels:
+    """Grow five thin vessels sideways over the rim."""
+    centre, height = disc[:2], math.exp(disc[3])
+    up, side = rng.choice([-1.0, 1.0], (2, 5))
+    start = centre + height * np.stack([0.55 * temporal * side, 0.35 * up * rng.random(5)], 1)
+    angle, bend, length = side * rng.uniform(1.1, 1.6, 5), rng.normal(0, 0.4, 5), rng.uniform(0.4, 0.9, 5)
+    points, _ = _grow(start, angle, bend, length, height, temporal, up, rng)
+    widths = np.full((5, 1), 0.018) * np.linspace(1.0, 0.5, VESSEL_STEPS)
+    return points, widths, rng.random(5) < 0.5
 
 
 def _grow(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from synthmed.data.pack.labels import Labels, read_labels
 from synthmed.data.pack.samples import Look, Packer, check_items, find_first
 from synthmed.data.pack.sources import ImageSource, open_source
 from synthmed.data.prepare.prepare import leave_out
-from synthmed.data.prepare.raw import RawItem
+from synthmed.data.prepare.raw import Problem, RawItem
 from synthmed.data.prepare.report import count_reasons
 from synthmed.data.prepare.samples import plan_splits, write_shards
 from synthmed.data.prepare.scan import default_workers
@@ -119,27 +119,34 @@ def pack_images(
             usable, problems, duplicates = check_items(items, packer, output, threads, stop)
             problems = [*source.problems, *labels.problems, *problems]
             leave_out(problems, len(usable) + len(problems), output, config.max_bad)
+            splits = [config.split] * len(usable)
             plan = plan_splits(
-                usable,
-                [config.split] * len(usable),
-                len(info.classes),
-                output,
-                ORDER_SEED,
-                workers=config.workers,
-                ranks=config.ranks,
+                usable, splits, len(info.classes), output, ORDER_SEED, workers=config.workers, ranks=config.ranks
             )
             write_shards(plan, packer, threads, stop)
     write_side_files(output, info)
-    counts = Counter(item.label for item in usable)
+    return _report(output, config.split, packer, usable, len(plan), problems, duplicates)
+
+
+def _report(
+    output: Path,
+    split: str,
+    packer: Packer,
+    items: Sequence[RawItem],
+    num_shards: int,
+    problems: Sequence[Problem],
+    duplicates: int,
+) -> PackReport:
+    info, counts = packer.info, Counter(item.label for item in items)
     return PackReport(
         output=str(output),
         dataset=info.dataset,
-        split=config.split,
+        split=split,
         images={name: counts[label] for label, name in enumerate(info.classes)},
-        shards=len(plan),
+        shards=num_shards,
         image_format=info.image_format,
-        width=first.width,
-        height=first.height,
+        width=packer.first.width,
+        height=packer.first.height,
         left_out=count_reasons(problems),
         duplicates=duplicates,
     )

@@ -43,12 +43,7 @@ class UnpackReport:
 
 
 def unpack_folder(
-    folder: Path,
-    output: Path,
-    *,
-    splits: Sequence[str] = (),
-    labels: LabelFile = "folders",
-    overwrite: bool = False,
+    folder: Path, output: Path, *, splits: Sequence[str] = (), labels: LabelFile = "folders", overwrite: bool = False
 ) -> UnpackReport:
     """Write the images of a folder of shards as files; those that are there already are left.
 

@@ -139,14 +139,23 @@ def read_chexpert(
         DataError: The CSV is missing, has not the columns, or a value that is none of 1, 0, -1 and blank.
     """
     info = chexpert_info(finding)
-    column = finding_column(info)
     table = _find_table(source, "train.csv")
     labels = {"positive": 1, "negative": 0}
     meanings = {**labels, "uncertain": labels.get(uncertain), "blank": labels.get(blank)}
-    items: dict[str, RawItem | None] = {}
+    rows, problems, counts = _chexpert_rows(table, finding_column(info))
+    used = [
+        _chexpert_item(table.parent, listed, label, patient)
+        for listed, (value, patient) in rows.items()
+        if (label := meanings[value]) is not None
+    ]
+    return Release(info, used, problems, {name: counts[name] for name in info.published})
+
+
+def _chexpert_rows(table: Path, column: str) -> tuple[dict[str, tuple[str, str]], list[Problem], Counter[str]]:
+    """Return frontal image -> (finding in words, patient), a problem for each that cannot be used, and the counts."""
+    rows: dict[str, tuple[str, str]] = {}
     problems = []
     counts: Counter[str] = Counter()
-    patients = set()
     for line, row in read_table(table, ("Path", "Frontal/Lateral", column)):
         listed, value = row["Path"].strip(), _finding_value(row[column], f"{table}, line {line}, column {column}")
         patient = CHEXPERT_PATIENT.search(listed)
@@ -154,16 +163,13 @@ def read_chexpert(
         counts.update(["images", "frontal", value] if frontal else ["images"])
         if not frontal:
             continue
-        if patient is None or listed in items:
+        if patient is None or listed in rows:
             reason = "duplicate" if patient else "no patient"
             problems.append(Problem(listed, reason, f"line {line} of {table.name}"))
-            continue
-        patients.add(patient[1])
-        label = meanings[value]
-        items[listed] = None if label is None else _chexpert_item(table.parent, listed, label, patient[1])
-    counts["frontal patients"] = len(patients)
-    used = [item for item in items.values() if item is not None]
-    return Release(info, used, problems, {name: counts[name] for name in info.published})
+        else:
+            rows[listed] = value, patient[1]
+    counts["frontal patients"] = len({patient for _, patient in rows.values()})
+    return rows, problems, counts
 
 
 def _chexpert_item(root: Path, listed: str, label: int, patient: str) -> RawItem:
@@ -224,15 +230,21 @@ def read_image_folders(
     items = []
     for label, class_name in enumerate(classes):
         for path in find_images(source / class_name):
-            inside = path.relative_to(source).as_posix()
-            below = inside.removeprefix(f"{class_name}/")
-            key = safe_key(inside.rpartition(".")[0].replace("/", "-"), max_bytes=MAX_ID_BYTES)
-            item = RawItem(path, inside, key, label, inside if pattern is None else _match_group(pattern, below))
-            names = (inside, path.name, path.stem)
+            item = _folder_item(source, path, label, pattern)
+            names = (item.source, path.name, path.stem)
             items.append(item if patients is None else _regroup(item, patients, groups, names))
     info = folder_info(name or source.resolve().name, classes, positive)
     notes = [] if pattern or groups else [OWN_GROUP_NOTE + " or --group-pattern"]
     return Release(info, items, notes=notes)
+
+
+def _folder_item(source: Path, path: Path, label: int, pattern: re.Pattern[str] | None) -> RawItem:
+    """Return an image of a class folder, with the patient that the pattern finds, else as a patient of its own."""
+    inside = path.relative_to(source)
+    key = safe_key(inside.with_suffix("").as_posix().replace("/", "-"), max_bytes=MAX_ID_BYTES)
+    name = inside.as_posix()
+    group = name if pattern is None else _match_group(pattern, name.partition("/")[2])
+    return RawItem(path, name, key, label, group)
 
 
 def _compile(pattern: str | None) -> re.Pattern[str] | None:

@@ -64,13 +64,7 @@ def verify_folder(folder: Path, *, workers: int | None = None) -> VerifyReport:
     findings = Findings()
     paths = _list_shards(folder, findings)
     ours = (folder / STATE_FOLDER).is_dir()
-    try:
-        stated = Stated.from_description(read_description(folder))
-        if ours and not stated.classes:
-            findings.add(RUN_FILE, "is missing or names no classes")
-    except DataError as error:
-        findings.add(RUN_FILE, str(error))
-        stated = Stated(None, (), 0, "")
+    stated = _read_stated(folder, findings, ours)
     found = _check_shards(paths, stated, workers or default_workers())
     shards: dict[str, list[FoundShard]] = {}
     for shard in found:
@@ -80,11 +74,8 @@ def verify_folder(folder: Path, *, workers: int | None = None) -> VerifyReport:
     _check_forms(found, findings)
     counts = {split: Counter(_labels(group)) for split, group in shards.items()}
     departure = {split: _check_mixture(group, counts[split], findings, ours) for split, group in shards.items()}
-    labels = sorted({label for count in counts.values() for label in count})
-    if not stated.classes and labels != list(range(len(labels))):
-        findings.add(found[0].path.name, f"labels have gaps: {', '.join(map(str, labels[:20]))}")
+    names = dict(enumerate(stated.classes)) or _name_labels(counts.values(), found[0], findings)
     check_side_files(folder, shards, findings, ours)
-    names = dict(enumerate(stated.classes)) or {label: str(label) for label in labels}
     return VerifyReport(
         folder=str(folder),
         splits={s: {name: count[label] for label, name in names.items()} for s, count in counts.items()},
@@ -95,6 +86,26 @@ def verify_folder(folder: Path, *, workers: int | None = None) -> VerifyReport:
         problems=tuple(findings.first(MAX_LISTED)),
         not_checked=() if ours else tuple(missing_side_files(folder)),
     )
+
+
+def _read_stated(folder: Path, findings: Findings, ours: bool) -> Stated:
+    """Return what the folder says of its samples; report a description that is missing or broken."""
+    try:
+        stated = Stated.from_description(read_description(folder))
+    except DataError as error:
+        findings.add(RUN_FILE, str(error))
+        return Stated(None, (), 0, "")
+    if ours and not stated.classes:
+        findings.add(RUN_FILE, "is missing or names no classes")
+    return stated
+
+
+def _name_labels(counts: Iterable[Counter[int]], first: FoundShard, findings: Findings) -> dict[int, str]:
+    """Return label -> name where no names are stated; report labels that are not 0, 1, ..."""
+    labels = sorted({label for count in counts for label in count})
+    if labels != list(range(len(labels))):
+        findings.add(first.path.name, f"labels have gaps: {', '.join(map(str, labels[:20]))}")
+    return {label: str(label) for label in labels}
 
 
 def _list_shards(folder: Path, findings: Findings) -> list[tuple[Path, str]]:
