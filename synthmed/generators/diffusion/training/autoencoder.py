@@ -21,7 +21,8 @@ from synthmed.generators.diffusion.networks.autoencoder import Autoencoder, samp
 from synthmed.generators.diffusion.training.losses import autoencoder_loss
 from synthmed.metrics.perceptual import Distance
 from synthmed.metrics.reconstruction import psnr
-from synthmed.training.task import Draw, TrainingStep
+from synthmed.training.draw import Draw
+from synthmed.training.task import TrainingStep
 
 MAX_VALIDATION_IMAGES = 512
 PREVIEW_IMAGES = 16
@@ -34,7 +35,7 @@ class AutoencoderStep(TrainingStep):
     Args:
         network: The autoencoder.
         config: Weights of the loss.
-        lpips: Wanted where LPIPS has a weight; lies on the device already.
+        lpips: Needed where LPIPS has a weight; on the device already.
     """
 
     network: Autoencoder
@@ -50,16 +51,24 @@ class AutoencoderStep(TrainingStep):
             return autoencoder_loss(outputs, *split_moments(moments), images, self.config, self.lpips)
 
     def reconstruct(self, batch: list[Tensor], draw: Draw) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Return what is encoded, float in [-1, 1], its moments, and the outputs decoded from a draw."""
+        """Return what is encoded, its moments, and what is decoded from a sample of them.
+
+        Args:
+            batch: Images first, [N, C, H, W] uint8.
+            draw: Gives flips and noise.
+
+        Returns:
+            Images as encoded, [N, C, H, W] float32 in [-1, 1]; moments [N, 2 Z, h, w]; the outputs, largest first.
+        """
         images = flip_at_random(to_float(batch[0]), self.config.flips, draw)
         moments = self.network.moments(images).float()
-        noise = draw.normal(*moments[0].chunk(2)[0].shape).to(images.device)
+        noise = draw.normal(*moments[0].chunk(2)[0].shape)
         outputs = self.network.decode_deep(sample_latents(moments, noise))
         return images, moments, [output.float() for output in outputs]
 
 
 def in_full_precision(images: Tensor) -> torch.autocast:
-    """Return a context without autocast: of SSIM's differences of squares bfloat16 would leave nothing."""
+    """Return a context without autocast: SSIM subtracts squares that bfloat16 cannot tell apart."""
     return torch.autocast(images.device.type, enabled=False)
 
 
@@ -67,7 +76,7 @@ def flip_at_random(images: Tensor, flips: str, draw: Draw) -> Tensor:
     """Mirror each image with probability one half in each direction that `flips` allows."""
     directions = {"none": (), "horizontal": (3,), "both": (3, 2)}[flips]
     for direction in directions:
-        chosen = (draw.uniform() < 0.5).to(images.device)
+        chosen = draw.uniform() < 0.5
         images = torch.where(chosen[:, None, None, None], images.flip(direction), images)
     return images
 
@@ -80,7 +89,7 @@ class AutoencoderTask:
         step: The autoencoder with its loss.
         train: Training split.
         validation: Held-out split.
-        num_workers: Processes that load images, where these do not lie in memory.
+        num_workers: Processes that load images, where these are not in memory.
     """
 
     def __init__(

@@ -28,7 +28,8 @@ from synthmed.generators.diffusion.networks.autoencoder import Autoencoder
 from synthmed.generators.diffusion.pipeline import Pipeline, load_pipeline
 from synthmed.generators.diffusion.training.adversarial import AdversarialStep
 from synthmed.generators.diffusion.training.autoencoder import AutoencoderStep, AutoencoderTask
-from synthmed.generators.diffusion.training.denoiser import DiffusionTask, encode_split, measure_latent_scale
+from synthmed.generators.diffusion.training.denoiser import DiffusionTask
+from synthmed.generators.diffusion.training.latents import encode_split, measure_latent_scale
 from synthmed.metrics.perceptual import HOW_TO_GET, Lpips
 from synthmed.runtime import device as devices
 from synthmed.runtime.processes import Processes, join_processes
@@ -129,18 +130,13 @@ def train_diffusion(request: StageRequest, autoencoder: Path) -> dict[str, Any]:
         if processes.main:
             log(f"autoencoder: {autoencoder}")
         latents = []
-        if not processes.main:
-            processes.wait()  # the first process fills the cache
         for split, flips in ((train, recipe.diffusion.flips), (validation, "none")):
             images = ShardImages(split, size=recipe.data.size, channels=first_stage.config.vae.image_channels)
             keep = recipe.diffusion.latents
             key = hash_json([autoencoder_hash, split.content_hash, split.split, flips, keep, images.size])
-            cache = request.run / "latents" / f"{split.split}-{key[:16]}.safetensors"
-            latents.append(
-                encode_split(first_stage.autoencoder, images, flips=flips, keep=keep, cache=cache, device=device)
-            )
-        if processes.main:
-            processes.wait()
+            cache = request.run / "latents" / f"{split.split}-{key[:16]}"
+            where: dict[str, Any] = {"cache": cache, "device": device, "processes": processes}
+            latents.append(encode_split(first_stage.autoencoder, images, flips=flips, keep=keep, **where))
         scale = 1.0
         if recipe.diffusion.latent_scale == "measured":
             scale = measure_latent_scale(latents[0], first_stage.config.vae.latent_channels)
