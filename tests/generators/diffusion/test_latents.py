@@ -1,6 +1,7 @@
 """Encoded splits: which latents, from which process, and what a killed run leaves."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -132,3 +133,14 @@ def test_broken_block_is_named(encode, tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match=r"cannot read .*1-00000004-00000008\.safetensors"):
         encode()
+
+
+def test_process_that_comes_late_leaves_no_block_out(encode, tmp_path):
+    """What is missing differs from process to process: the first may have written all of its blocks by then."""
+    barrier = threading.Barrier(2)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(encode, Images(), Threads(0, 2, barrier))
+        while len(list((tmp_path / "cache").glob("*.safetensors"))) < 3 and not first.done():
+            time.sleep(0.01)
+        second = encode(Images(), Threads(1, 2, barrier))
+        assert torch.equal(first.result().latents, second.latents)
