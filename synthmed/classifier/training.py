@@ -27,7 +27,7 @@ from synthmed.errors import TrainingError
 from synthmed.runtime import device as devices
 from synthmed.runtime.seeds import derive_seed, torch_generator
 from synthmed.study.batches import ImageSource
-from synthmed.training.loop import warmup_cosine
+from synthmed.training.learning_rates import warmup_cosine
 
 # ImageNet's mean and standard deviation are given for [0, 1]; ours is [-1, 1].
 IMAGENET_MEAN = 2 * torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1) - 1

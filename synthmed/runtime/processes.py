@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed
+
+BUCKET_BYTES = 25 << 20
+"""Most that is sent in one message where many tensors are: few large messages are faster than many small ones."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,45 @@ class Processes:
         distributed.all_reduce(total)
         return total.to(values.device) / self.world
 
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace tensors, of the same shapes in all processes, by their means over the processes."""
+        if self.world > 1:
+            _exchange(tensors, lambda flat: distributed.all_reduce(flat.div_(self.world)))
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Replace tensors by those of the first process."""
+        if self.world > 1:
+            # As bytes, since not every backend sends every type.
+            _exchange(tensors, lambda flat: distributed.broadcast(flat.view(torch.uint8), 0))
+
     def wait(self) -> None:
         """Go on when all processes have come here."""
         if self.world > 1:
             distributed.barrier()
+
+
+@torch.no_grad()
+def _exchange(tensors: Iterable[Tensor], collective: Callable[[Tensor], object]) -> None:
+    """Run an in-place collective operation on many tensors, joined to few."""
+    for bucket in _buckets(tensors):
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket]).to(_collective_device())
+        collective(flat)
+        parts = torch.split(flat.to(bucket[0].device), [tensor.numel() for tensor in bucket])
+        for tensor, part in zip(bucket, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield tensors in groups of one type and a bounded size."""
+    started: dict[torch.dtype, tuple[list[Tensor], int]] = {}
+    for tensor in tensors:
+        bucket, size = started.pop(tensor.dtype, ([], 0))
+        if bucket and size + tensor.nbytes > BUCKET_BYTES:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        started[tensor.dtype] = bucket, size + tensor.nbytes
+    yield from (bucket for bucket, _ in started.values())
 
 
 def _collective_device() -> torch.device:

@@ -12,21 +12,27 @@ from synthmed.errors import RecipeError
 
 @dataclass(frozen=True)
 class StageConfig:
-    """What all trainings share."""
+    """Settings that all trainings share."""
 
-    steps: int = described(100_000, "optimiser steps")
-    batch_size: int = described(32, "images in a step, over all processes")
+    steps: int = described(100_000, "number of training steps")
+    batch_size: int = described(32, "images per step, over all processes")
     lr: float = described(1e-4, "peak learning rate")
-    lr_schedule: Literal["constant", "cosine"] = described("constant", "after the warm-up; cosine ends at zero")
-    warmup_steps: int = described(500, "steps in which the learning rate rises from zero")
-    weight_decay: float = described(0.0, "of AdamW")
-    beta2: float = described(0.999, "second moment decay of AdamW")
-    clip_norm: float = described(1.0, "largest norm of the gradient; 0 for no clipping")
-    ema_decay: float = described(0.9999, "decay of the averaged weights, reached gradually; 0 for no averaging")
-    precision: Literal["auto", "fp32", "bf16"] = described("auto", "bf16 where the device has matrix units for it")
+    lr_schedule: Literal["constant", "cosine"] = described(
+        "constant", "course of the learning rate after the warm-up; cosine ends at zero"
+    )
+    warmup_steps: int = described(500, "steps over which the learning rate rises from zero")
+    weight_decay: float = described(0.0, "weight decay of AdamW")
+    beta2: float = described(0.999, "decay of AdamW's second moment")
+    clip_norm: float = described(1.0, "largest norm of the gradient, which is scaled down to it; 0 for no clipping")
+    ema_decay: float = described(
+        0.9999, "decay of the averaged weights per step, reached gradually; 0 for no averaging"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = described(
+        "auto", "number type; auto takes bf16 where the device has matrix units for it"
+    )
     balanced: bool = described(False, "draw each class equally often")
-    flips: Literal["none", "horizontal", "both"] = described("none", "axes along which images are mirrored, too")
-    validate_every: int = described(1000, "steps between two losses on the validation split")
+    flips: Literal["none", "horizontal", "both"] = described("none", "axes along which images are mirrored at random")
+    validate_every: int = described(1000, "steps between two reports with the loss on the validation split")
     checkpoint_every: int = described(1000, "steps between two checkpoints")
     preview_every: int = described(5000, "steps between two preview sheets; 0 for none")
 

@@ -7,35 +7,40 @@ up to the order of sums.
 from __future__ import annotations
 
 import copy
-import json
+import itertools
 import math
+import signal
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from synthmed.data.sets.batches import StepBatches
-from synthmed.errors import DeviceError, TrainingError
-from synthmed.files.atomic import atomic_file, write_bytes
-from synthmed.files.storage import naming_write_errors
+from synthmed.errors import CheckpointError, DeviceError, TrainingError
+from synthmed.files.atomic import atomic_file
 from synthmed.runtime import device as devices
 from synthmed.runtime.processes import Processes
 from synthmed.runtime.progress import log, progress
 from synthmed.runtime.signals import StopSignal
+from synthmed.training.averaging import average_weights, averaging_decay
 from synthmed.training.config import StageConfig
-from synthmed.training.state import load_state, save_state
-from synthmed.training.task import Draw, Task
+from synthmed.training.draw import Draw
+from synthmed.training.figures import Figures
+from synthmed.training.learning_rates import learning_rate
+from synthmed.training.metrics import append_row, drop_rows_after, last_row
+from synthmed.training.state import Stored, load_state, save_state
+from synthmed.training.task import Stateful, Task
+from synthmed.training.updates import set_gradients
 
 STATE_NAME = "state.safetensors"
 MODEL_NAME = "model.safetensors"
 METRICS_NAME = "metrics.jsonl"
-MAX_EMA_WARMUP = 10
+CHECK_EVERY = 10
+"""Steps between two looks at losses and signals where each look means to wait, for a GPU or for other processes."""
 
 
 @dataclass
@@ -46,8 +51,8 @@ class Trainer:
         task: What is trained.
         config: Steps, batch size, learning rate and the like.
         folder: Holds state, model, metrics and previews.
-        seed: Of everything random.
-        device: Of this process.
+        seed: Seed of everything random.
+        device: Device of this process.
         processes: All processes of this run.
     """
 
@@ -59,30 +64,31 @@ class Trainer:
     processes: Processes = field(default_factory=Processes)
 
     def __post_init__(self) -> None:
-        config = self.config
-        if config.batch_size % self.processes.world:
+        config, processes = self.config, self.processes
+        if config.batch_size % processes.world:
             raise TrainingError(
-                f"batch_size {config.batch_size} cannot be shared by {self.processes.world} processes",
+                f"batch_size {config.batch_size} cannot be shared by {processes.world} processes",
                 "set it to a multiple",
             )
         self.module = self.task.step.to(self.device)
         self.network = self.module.network
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
-        learners = self.module.learners(config)
-        self.stored = {"averaged": self.averaged, **{name: module for name, (module, _) in learners.items()}}
-        self.optimizer = torch.optim.AdamW(
-            [{"params": list(module.parameters()), "lr": peak, "peak": peak} for module, peak in learners.values()],
-            betas=(0.9, config.beta2),
-            weight_decay=config.weight_decay,
-        )
+        self.updates = self.module.updates(config)
+        first = {update.name: update for update in reversed(self.updates)}
+        self.trained = {name: first[name].module for name in dict.fromkeys(update.name for update in self.updates)}
+        self.optimizers = {name: first[name].make_optimizer(config) for name in self.trained}
+        self.stored = Stored({"averaged": self.averaged, **self.trained}, list(self.optimizers.values()))
         self.dtype = devices.select_dtype(config.precision, self.device)
+        self.check_every = 1 if self.device.type == "cpu" and processes.world == 1 else CHECK_EVERY
+        self.figures = Figures(processes)
         self.done = 0
 
     def run(self) -> dict[str, Any]:
         """Train to the last step, from the last checkpoint if there is one, and return the last figures.
 
         Raises:
-            TrainingError: The loss or the gradient is not finite; the weights stay as they were.
+            TrainingError: A loss or a gradient is not finite; the last checkpoint is kept.
+            CheckpointError: The checkpoint is broken, of something else, or of a later step than the last.
             Interrupted: A signal came; a checkpoint of this very step is on disk.
             DeviceError: The device is out of memory.
         """
@@ -94,11 +100,24 @@ class Trainer:
                 if not devices.is_out_of_memory(error):
                     raise
                 raise DeviceError("the device is out of memory", "lower batch_size and run again") from error
-        return self._last_row()
+        self.processes.wait()
+        return last_row(self.folder / METRICS_NAME)
 
     def _run_steps(self, stop: StopSignal) -> None:
+        self.started = time.monotonic()
+        with progress(f"training {self.folder.name}", self.config.steps, "steps", self.done) as advance:
+            for batch in self._load_batches():
+                self._step(batch)
+                self.done += 1
+                advance(1)
+                stopping = self._is_stopping(stop)
+                self._look_after(stopping)
+                if stopping and self.done < self.config.steps:
+                    stop.received = stop.received or signal.SIGTERM  # another process was told to stop
+                    stop.check(f"step {self.done} of {self.config.steps} is saved; the same command goes on from it")
+
+    def _load_batches(self) -> DataLoader[Any]:
         config, processes = self.config, self.processes
-        wrapped = DistributedDataParallel(self.module) if processes.world > 1 else self.module
         batches = StepBatches(
             self.task.labels,
             config.batch_size,
@@ -109,83 +128,83 @@ class Trainer:
             rank=processes.rank,
             world=processes.world,
         )
-        loader = DataLoader(self.task.dataset, batch_sampler=batches, num_workers=self.task.num_workers)
-        started, taken = time.monotonic(), list[dict[str, Tensor]]()
-        with progress(f"training {self.folder.name}", config.steps, "steps", self.done) as advance:
-            for batch in loader:
-                taken.append(self._step(wrapped, batch))
-                self.done += 1
-                advance(1)
-                (stopping,) = processes.any(stop.received is not None)
-                last = self.done == config.steps
-                if self._due(config.validate_every):
-                    rate = len(taken) * config.batch_size / (time.monotonic() - started)
-                    self._report(self._means(taken), rate)
-                    started, taken = time.monotonic(), []
-                if self._due(config.preview_every) and processes.main:
-                    self._write_preview()
-                if stopping or self._due(config.checkpoint_every):
-                    self._save_state()
-                if stopping and not last:
-                    stop.received = stop.received or 15  # another process was told to stop
-                    stop.check(f"step {self.done} of {config.steps} is saved; the same command goes on from it")
+        return DataLoader(
+            self.task.dataset,
+            batch_sampler=batches,
+            num_workers=self.task.num_workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _step(self, batch: list[Tensor]) -> None:
+        """Take each update that is due in this step, and move the averaged weights."""
+        step, config = self.done, self.config
+        self.module.train()
+        batch = [tensor.to(self.device, non_blocking=True) for tensor in batch]
+        draw = Draw(self.seed, step, config.batch_size, self.processes, self.device)
+        for update in self.updates:
+            if step % update.every:
+                continue
+            optimizer = self.optimizers[update.name]
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, step, update.lr)
+            with devices.autocast(self.device, self.dtype):
+                loss, parts = update.loss(batch, draw)
+            # Each by itself: what one of them meets must not slow the others.
+            norm = set_gradients(loss, update.module, config.clip_norm or math.inf, self.processes)
+            self.figures.add(step, loss, norm, parts)
+            if self.check_every == 1:
+                self._check()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.processes.share(itertools.chain.from_iterable(module.buffers() for module in self.trained.values()))
+        average_weights(self.averaged, self.network, averaging_decay(step, config.ema_decay))
+
+    def _is_stopping(self, stop: StopSignal) -> bool:
+        """Say whether some process was told to stop; several processes ask one another now and then only."""
+        if self.processes.world > 1 and self.done % self.check_every:
+            return False
+        return self.processes.any(stop.received is not None)[0]
+
+    def _look_after(self, stopping: bool) -> None:
+        """Check, report, preview and save what is due after this step; nothing unchecked is shown or saved."""
+        config = self.config
+        report, preview = self._due(config.validate_every), self._due(config.preview_every)
+        save = stopping or self._due(config.checkpoint_every)
+        if report or preview or save or self.done % self.check_every == 0:
+            self._check()
+        if report:
+            self._report()
+        if preview and self.processes.main:
+            self._write_preview()
+        if save:
+            self._save_state()
 
     def _due(self, every: int) -> bool:
         """Say whether something is to be done after the present step; always after the last, never for 0."""
         return every > 0 and (self.done % every == 0 or self.done == self.config.steps)
 
-    def _means(self, taken: list[dict[str, Tensor]]) -> dict[str, float]:
-        """Return the mean of each figure over steps and processes."""
-        names = list(taken[0])
-        values = torch.stack([torch.stack([step[name] for name in names]) for step in taken]).mean(dim=0)
-        return dict(zip(names, self.processes.mean(values).tolist(), strict=True))
-
-    def _step(self, wrapped: nn.Module, batch: list[Tensor]) -> dict[str, Tensor]:
-        """Take one optimiser step and return its loss on this process, and the loss's parts."""
-        config = self.config
-        self.module.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.done, group["peak"])
-        draw = Draw(self.seed, self.done, config.batch_size, self.processes)
-        with devices.autocast(self.device, self.dtype):
-            loss, parts = wrapped([tensor.to(self.device) for tensor in batch], draw)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        limit = config.clip_norm or math.inf
-        # Each learner by itself: what one of them meets must not slow the others.
-        norms = [nn.utils.clip_grad_norm_(group["params"], limit) for group in self.optimizer.param_groups]
-        norm = torch.stack(norms).max()
-        (broken,) = self.processes.any(not bool(torch.isfinite(loss) & torch.isfinite(norm)))
-        if broken:
+    def _check(self) -> None:
+        """Raise if a loss or a gradient since the last check was not finite."""
+        if (broken := self.figures.find_broken()) is not None:
+            step, loss, norm = broken
             raise TrainingError(
-                f"the loss is not finite at step {self.done}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}; "
+                f"the loss is not finite at step {step}: loss {loss:.4g}, gradient norm {norm:.4g}; "
                 "the weights of the last checkpoint are kept",
-                f"lower lr (now {config.lr:g}), raise warmup_steps, or set precision to fp32, in a new folder",
+                f"lower lr (now {self.config.lr:g}), raise warmup_steps, or set precision to fp32, in a new folder",
             )
-        self.optimizer.step()
-        self._average()
-        return {name: value.detach().float() for name, value in {"loss": loss, **parts}.items()}
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Move the averaged weights towards the trained ones, faster in the beginning."""
-        decay = min(self.config.ema_decay, (1 + self.done) / (MAX_EMA_WARMUP + self.done))
-        averaged: list[Tensor] = list(self.averaged.parameters())
-        if self.config.ema_decay == 0:
-            decay = 0.0
-        torch._foreach_lerp_(averaged, list[Tensor](self.network.parameters()), 1 - decay)
-
-    def _report(self, losses: Mapping[str, float], rate: float) -> None:
+    def _report(self) -> None:
         """Log the figures of the steps since the last report."""
+        steps, losses = len(self.figures), self.figures.take_means()
+        rate = steps * self.config.batch_size / (time.monotonic() - self.started)
         if self.processes.main:
-            figures = self.task.validate(self.averaged)
-            row = {"step": self.done, **losses, **figures}
+            row = {"step": self.done, **losses, **self.task.validate(self.averaged)}
             row |= {"lr": learning_rate(self.config, self.done - 1, self.config.lr), "images_per_sec": round(rate, 2)}
-            with naming_write_errors(self.folder), (self.folder / METRICS_NAME).open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_row(self.folder / METRICS_NAME, row)
             shown = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step")
             log(f"step {self.done}/{self.config.steps}  {shown}")
         self.processes.wait()
+        self.started = time.monotonic()
 
     def _write_preview(self) -> None:
         from PIL import Image
@@ -197,47 +216,23 @@ class Trainer:
         if self.processes.main:
             finished = self.done == self.config.steps
             self.task.save_model(self.folder / MODEL_NAME, self.averaged, {"steps": self.done, "finished": finished})
-            save_state(self.folder / STATE_NAME, self.done, self.stored, self.optimizer)
+            own = self.task.state_dict() if isinstance(self.task, Stateful) else {}
+            save_state(self.folder / STATE_NAME, self.done, self.stored, own)
         self.processes.wait()
 
     def _load_state(self) -> None:
+        """Go on from the last checkpoint if there is one, with the same weights in all processes in any case."""
         path = self.folder / STATE_NAME
-        if not path.exists():
-            return
-        self.done = load_state(path, self.stored, self.optimizer)
-        if self.processes.main:
-            self._forget_rows_after(self.done)
-            log(f"resuming at step {self.done} of {self.config.steps}")
-
-    def _forget_rows_after(self, step: int) -> None:
-        """Drop metrics that a killed run wrote after its last checkpoint: those steps are done again."""
-        path = self.folder / METRICS_NAME
         if path.exists():
-            rows = [line for line in path.read_text().splitlines() if _row_step(line) <= step]
-            write_bytes(path, "".join(line + "\n" for line in rows).encode())
-
-    def _last_row(self) -> dict[str, Any]:
-        self.processes.wait()
-        lines = (self.folder / METRICS_NAME).read_text().splitlines()
-        return json.loads(lines[-1])  # type: ignore[no-any-return]
-
-
-def _row_step(line: str) -> float:
-    try:
-        return int(json.loads(line)["step"])
-    except ValueError:
-        return math.inf  # a line cut short by a kill
-
-
-def learning_rate(config: StageConfig, step: int, peak: float) -> float:
-    """Return the learning rate of a step, counted from 0: a linear warm-up, then constant or a cosine to zero."""
-    if config.lr_schedule == "constant" and step >= config.warmup_steps:
-        return peak
-    return warmup_cosine(step, peak, config.warmup_steps, config.steps)
-
-
-def warmup_cosine(step: int, peak: float, warmup_steps: int, steps: int) -> float:
-    """Return a rate that rises to its peak in a line and falls to zero in half a cosine."""
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
+            self.done, own = load_state(path, self.stored)
+            if self.done > self.config.steps:
+                raise CheckpointError(
+                    f"{path} is of step {self.done}, and {self.config.steps} are asked for", "--overwrite starts anew"
+                )
+            if isinstance(self.task, Stateful) and own:
+                self.task.load_state_dict(own)
+            if self.processes.main:
+                drop_rows_after(self.folder / METRICS_NAME, self.done)
+                log(f"resuming at step {self.done} of {self.config.steps}")
+        for module in self.stored.modules.values():
+            self.processes.share(itertools.chain(module.parameters(), module.buffers()))

@@ -1,55 +1,26 @@
-"""What the loop trains: a network with its loss, its data, and the random numbers of a step.
-
-Everything random derives from (seed, step).
-"""
+"""What the loop trains: a network with its updates, its data and its model file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from synthmed.runtime.processes import Processes
-from synthmed.runtime.seeds import torch_generator
 from synthmed.training.config import StageConfig
+from synthmed.training.draw import Draw
+from synthmed.training.updates import Update
 
-
-class Draw:
-    """Random tensors of one step: drawn for the whole batch, of which a process takes its own samples.
-
-    Attributes:
-        step: Its number, counted from 0.
-    """
-
-    def __init__(self, seed: int, step: int, batch_size: int, processes: Processes) -> None:
-        self.step = step
-        self._generator = torch_generator(seed, "step", step)
-        self._batch_size, self._processes = batch_size, processes
-
-    def normal(self, *shape: int) -> Tensor:
-        """Return standard normal noise, [samples of this process, *shape]."""
-        return self._mine(torch.randn(self._batch_size, *shape, generator=self._generator))
-
-    def uniform(self) -> Tensor:
-        """Return a number in [0, 1) for each sample of this process."""
-        return self._mine(torch.rand(self._batch_size, generator=self._generator))
-
-    def coin(self) -> Tensor:
-        """Return one number in [0, 1), the same in every process."""
-        return torch.rand(1, generator=self._generator)
-
-    def _mine(self, whole: Tensor) -> Tensor:
-        return whole[self._processes.rank :: self._processes.world]
+TaskState = Mapping[str, Tensor | float]
+"""Tensors and numbers by name."""
 
 
 class TrainingStep(nn.Module):
-    """A network with its loss, as one module, so that it can be run on several processes.
+    """A network with what changes it in a step.
 
     Attributes:
         network: What is averaged, validated and kept as the model.
@@ -57,21 +28,21 @@ class TrainingStep(nn.Module):
 
     network: nn.Module
 
-    def learners(self, config: StageConfig) -> dict[str, tuple[nn.Module, float]]:
-        """Return what is trained, by its name in the state file, with its peak learning rate."""
-        return {"network": (self.network, config.lr)}
+    def updates(self, config: StageConfig) -> Sequence[Update]:
+        """Return the updates of a step, in their order; here one alone, of the network."""
+        return [Update("network", self.network, self, config.lr)]
 
     def forward(self, batch: list[Tensor], draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of a batch and what to log beside it."""
+        """Return the network's loss for a batch (scalar) and what to log beside it (scalars)."""
         raise NotImplementedError
 
 
 class Task(Protocol):
-    """What the loop trains."""
+    """What the loop trains; one that is `Stateful` is asked for its own state too."""
 
     @property
     def step(self) -> TrainingStep:
-        """The network with its loss."""
+        """The network with its updates."""
         ...
 
     @property
@@ -86,7 +57,7 @@ class Task(Protocol):
 
     @property
     def num_workers(self) -> int:
-        """Processes that load data beside the training; 0 when it lies in memory."""
+        """Processes that load data beside the training; 0 where it is in memory."""
         ...
 
     def validate(self, network: nn.Module) -> dict[str, float]:
@@ -99,4 +70,20 @@ class Task(Protocol):
 
     def save_model(self, path: Path, network: nn.Module, facts: Mapping[str, Any]) -> None:
         """Write the averaged network as a model file."""
+        ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A task that changes with training in more than its weights, e.g. in how strongly images are augmented.
+
+    Its state must be the same in all processes: that of the first is saved, and all resume from it.
+    """
+
+    def state_dict(self) -> TaskState:
+        """Return everything that changes."""
+        ...
+
+    def load_state_dict(self, state: TaskState) -> None:
+        """Take back what `state_dict` gave."""
         ...

@@ -18,8 +18,7 @@ from synthmed.cli.generate_options import resolve_counts, resolve_sampler
 from synthmed.config.recipes import recipe_names
 from synthmed.errors import DeviceError, IncompleteError, UsageError
 from synthmed.files.content import hash_file
-from synthmed.formats.model_files import ModelConfig
-from synthmed.generators.diffusion.config import SamplerConfig, ScheduleConfig
+from synthmed.generators.diffusion.config import ScheduleConfig
 
 SaveTinyModel = Callable[..., Path]
 

@@ -30,7 +30,6 @@ from synthmed.data.shards.side_files import write_side_files
 from synthmed.data.shards.write import MetadataValue, Sample, write_shard
 from synthmed.files.content import hash_file
 from synthmed.formats.model_files import read_config
-from synthmed.generators.diffusion.config import SamplerConfig
 from synthmed.production.plan import GenerateConfig
 from synthmed.production.run import generate
 

@@ -28,7 +28,6 @@ from synthmed.files.atomic import atomic_file, atomic_path
 from synthmed.files.content import hash_file
 from synthmed.files.storage import is_remote, location
 from synthmed.formats.model_files import read_config
-from synthmed.generators.diffusion.config import SamplerConfig
 from synthmed.phantoms.release import phantom_release
 from synthmed.production.plan import GenerateConfig
 from synthmed.production.run import generate

@@ -25,7 +25,6 @@ from synthmed.data.shards.read import open_folder
 from synthmed.errors import CheckpointError, DataError, RecipeError
 from synthmed.formats.diffusers_files import AutoencoderKLConfig, find_weights, read_config_beside
 from synthmed.formats.model_files import (
-    ModelConfig,
     count_parameters,
     hash_model,
     load_tensors,

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import TensorDataset
 
+from synthmed.data.sets.batches import StepBatches
 from synthmed.errors import CheckpointError, Interrupted, TrainingError
 from synthmed.runtime.processes import Processes
 from synthmed.training.config import StageConfig
-from synthmed.training.loop import MODEL_NAME, STATE_NAME, Trainer, learning_rate
-from synthmed.training.task import Draw, TrainingStep
+from synthmed.training.draw import Draw
+from synthmed.training.loop import CHECK_EVERY, MODEL_NAME, STATE_NAME, Trainer
+from synthmed.training.task import TrainingStep
+from synthmed.training.updates import Update
 
 DATA = torch.randn(50, 4, generator=torch.Generator().manual_seed(3))
 LABELS = torch.arange(50) % 2
@@ -56,17 +61,29 @@ class Duel(NoisyRegression):
         self.rival: nn.Linear = nn.Linear(4, 1)
         self.scale = scale
 
-    def learners(self, config):
-        return {**super().learners(config), "rival": (self.rival, 0.5)}
+    def updates(self, config):
+        return [*super().updates(config), Update("rival", self.rival, self.contend, 0.5)]
 
-    def forward(self, batch, draw: Draw):
-        loss, _ = super().forward(batch, draw)
-        rival = (self.rival(batch[0])[:, 0] - 3).pow(2).mean() * self.scale
-        return loss + rival, {"rival": rival}
+    def contend(self, batch, draw):
+        # Through the network too, which must not feel it.
+        rival = (self.rival(batch[0])[:, 0] - 3).pow(2).mean() * self.scale + self.network(batch[0]).mean()
+        return rival, {"rival": rival}
+
+
+class Restrained(NoisyRegression):
+    """Its weights are pulled to zero in every third step, by the optimiser of the first update."""
+
+    def updates(self, config):
+        first = Update("network", self.network, self, config.lr, optimizer=partial(torch.optim.SGD, momentum=0.9))
+        return [first, Update("network", self.network, self.restrain, config.lr, every=3)]
+
+    def restrain(self, batch, draw):
+        penalty = self.network.weight.pow(2).sum()
+        return penalty, {"penalty": penalty}
 
 
 class Task:
-    """A task in memory; `at_step` is called before each step with its number."""
+    """A task in memory; `at_step` is called before each step with its index."""
 
     num_workers = 0
 
@@ -88,6 +105,35 @@ class Task:
         save_file(network.state_dict(), path, metadata={key: str(value) for key, value in facts.items()})
 
 
+class AdaptiveTask(Task):
+    """A task whose inputs are scaled by how training went, with a state of each kind."""
+
+    def __init__(self, at_step=None):
+        super().__init__(at_step)
+        self.scale, self.seen, self.history = 1.0, 0, torch.zeros(3)
+        self.step.register_forward_pre_hook(self.adapt)
+
+    def adapt(self, _module, inputs):
+        batch, draw = inputs
+        self.scale *= 0.9 if float(self.step.network.weight.detach().sum()) > 0.1 * self.scale else 1.1
+        self.seen += len(batch[0])
+        self.history = torch.cat([self.history[1:], batch[0][0, :1]])
+        return [batch[0] * self.scale + self.history.sum() / self.seen], draw
+
+    def state_dict(self):
+        return {"scale": self.scale, "seen": self.seen, "history": self.history}
+
+    def load_state_dict(self, state):
+        self.scale, self.seen, self.history = state["scale"], state["seen"], state["history"]
+
+
+def same_files(one, other, names=(STATE_NAME, MODEL_NAME)):
+    for name in names:
+        a, b = load_file(one / name), load_file(other / name)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
 def run(folder, task=None, config=CONFIG, seed=0):
     folder.mkdir(exist_ok=True)
     return Trainer(task or Task(), config, folder, seed, torch.device("cpu")).run()
@@ -98,22 +144,76 @@ def rows(folder):
     return [{key: value for key, value in json.loads(line).items() if key != "images_per_sec"} for line in lines]
 
 
-@pytest.mark.parametrize("build", [NoisyRegression, Duel])
-def test_interrupted_and_resumed_run_gives_the_same_bits(tmp_path, build):
-    run(tmp_path / "whole", Task(step=build()))
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda hook=None: Task(hook),
+        lambda hook=None: Task(hook, Duel()),
+        lambda hook=None: Task(hook, Restrained()),
+        AdaptiveTask,
+    ],
+    ids=["one", "two-learners", "every-third-step", "state-of-its-own"],
+)
+def test_interrupted_and_resumed_run_gives_the_same_bits(tmp_path, make):
+    run(tmp_path / "whole", make())
 
     def interrupt(call):
         if call == 6:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Interrupted, match=r"SIGTERM: step 7 of 12 is saved") as caught:
-        run(tmp_path / "cut", Task(interrupt, build()))
+        run(tmp_path / "cut", make(interrupt))
     assert caught.value.exit_code == 143
-    run(tmp_path / "cut", Task(step=build()))
-    for name in (STATE_NAME, MODEL_NAME):
-        whole, cut = load_file(tmp_path / "whole" / name), load_file(tmp_path / "cut" / name)
-        assert whole.keys() == cut.keys()
-        assert all(torch.equal(whole[key], cut[key]) for key in whole)
+    run(tmp_path / "cut", make())
+    same_files(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_state_of_the_task_comes_back_as_it_was(tmp_path):
+    task = AdaptiveTask()
+    run(tmp_path, task)
+    again = AdaptiveTask()
+    run(tmp_path, again)
+    assert (again.scale, again.seen) == (task.scale, 48)
+    assert isinstance(again.seen, int)
+    assert torch.equal(again.history, task.history) and task.history.any()
+
+
+@pytest.mark.parametrize("steps", [13, 20])
+def test_finished_run_goes_on_to_more_steps_as_if_it_had_never_stopped(tmp_path, steps):
+    longer = dataclasses.replace(CONFIG, steps=steps)
+    run(tmp_path / "whole", Task(step=Duel()), longer)
+    run(tmp_path / "cut", Task(step=Duel()))
+    assert run(tmp_path / "cut", Task(step=Duel()), longer)["step"] == steps
+    same_files(tmp_path / "whole", tmp_path / "cut")
+    assert [row["step"] for row in rows(tmp_path / "cut")] == sorted({5, 10, 12, steps, min(steps, 15)})
+
+
+def test_run_that_is_longer_already_is_refused(tmp_path):
+    run(tmp_path)
+    with pytest.raises(CheckpointError, match=r"is of step 12, and 9 are asked for \(--overwrite"):
+        run(tmp_path, config=dataclasses.replace(CONFIG, steps=9))
+
+
+def test_state_of_earlier_versions_is_read(tmp_path):
+    """One optimiser had all learners' parameters, in their order."""
+    duel = Duel()
+    modules = {"averaged": duel.network, "network": duel.network, "rival": duel.rival}
+    optimizer = torch.optim.AdamW([{"params": list(modules[name].parameters())} for name in ("network", "rival")])
+    for parameter in (*duel.network.parameters(), *duel.rival.parameters()):
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    tensors = {f"{part}.{k}": v.clone() for part, module in modules.items() for k, v in module.state_dict().items()}
+    for number, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
+    assert len(tensors) == 6 + 4 * 3
+    save_file(tensors, tmp_path / STATE_NAME, metadata={"step": "12"})
+    (tmp_path / "metrics.jsonl").write_text('{"step": 12}\n')
+    trainer = Trainer(Task(step=Duel()), CONFIG, tmp_path, 0, torch.device("cpu"))
+    trainer.run()
+    trainer._save_state()
+    again = load_file(tmp_path / STATE_NAME)
+    assert again.keys() == tensors.keys()
+    assert all(torch.equal(again[name], tensors[name]) for name in tensors)
 
 
 def test_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
@@ -185,12 +285,97 @@ def test_learners_are_clipped_and_paced_by_themselves(tmp_path):
     assert rows(tmp_path / "duel")[-1]["rival"] > 0
 
 
+def test_update_of_every_third_step_shares_the_optimiser_of_its_module(tmp_path):
+    run(tmp_path, Task(step=Restrained()))
+    state = load_file(tmp_path / STATE_NAME)
+    assert {name for name in state if name.startswith("optimizer")} == {
+        f"optimizer.{index}.momentum_buffer" for index in range(2)
+    }
+    by_hand = Restrained()
+    optimizer = torch.optim.SGD(by_hand.network.parameters(), momentum=0.9)
+    for step, batch in enumerate(StepBatches(LABELS, 4, 12, 0)):
+        draw = Draw(0, step, 4, Processes())
+        for loss in (by_hand, by_hand.restrain) if step % 3 == 0 else (by_hand,):
+            optimizer.zero_grad()
+            loss([DATA[batch]], draw)[0].backward()
+            nn.utils.clip_grad_norm_(by_hand.network.parameters(), 1.0)
+            optimizer.param_groups[0]["lr"] = 1e-2 * min(1.0, (step + 1) / 3)
+            optimizer.step()
+    assert torch.equal(state["network.weight"], by_hand.network.weight)
+    # Logged as the mean over the steps that had it: 0 and 3 of the first five, 6 and 9 of the next.
+    found = rows(tmp_path)
+    assert all(0 < row["penalty"] < 4 for row in found[:2]) and "penalty" not in found[2]
+
+
+def test_frozen_parameters_stay(tmp_path):
+    task = Task()
+    task.step.network.bias.requires_grad_(False)
+    before = task.step.network.bias.clone()
+    run(tmp_path, task)
+    assert torch.equal(task.step.network.bias, before)
+
+
 def test_gradient_of_any_learner_that_is_not_finite_stops(tmp_path):
     duel = Duel()
     duel.rival.weight.register_hook(lambda gradient: gradient * torch.nan)
     with pytest.raises(TrainingError, match="not finite at step 0"):
         run(tmp_path, Task(step=duel))
     assert torch.isfinite(duel.rival.weight).all()
+
+
+class Aloof(Restrained):
+    """Its optimiser keeps no step count, which AdamW reads in every step, from the CPU's memory on every device."""
+
+    def __init__(self, spoilt_step=1000):
+        super().__init__()
+        self.spoilt_step = spoilt_step
+
+    def forward(self, batch, draw):
+        loss, parts = super().forward(batch, draw)
+        return loss * (torch.nan if draw.step >= self.spoilt_step else 1), parts
+
+
+class Waits(TorchDispatchMode):
+    """Notes how many steps are done whenever a value is asked for: a GPU would have to be waited for."""
+
+    def __init__(self, trainer):
+        super().__init__()
+        self.trainer, self.steps = trainer, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            self.steps.add(self.trainer.done)
+        return func(*args, **(kwargs or {}))
+
+
+def test_steps_do_not_wait_for_the_device_between_checks(tmp_path):
+    config = dataclasses.replace(CONFIG, steps=25, validate_every=25, checkpoint_every=25, preview_every=0)
+    trainer = Trainer(Task(step=Aloof()), config, tmp_path, 0, torch.device("cpu"))
+    assert trainer.check_every == 1
+    trainer.check_every = CHECK_EVERY
+    with Waits(trainer) as waits:
+        trainer.run()
+    # The loader draws a seed when it starts; the rest are checks and what comes after the last step.
+    assert waits.steps == {0, 10, 20, 25}
+
+
+@pytest.mark.parametrize("due", ["validate_every", "checkpoint_every", "preview_every", None])
+def test_late_check_names_the_first_broken_step_and_saves_nothing_broken(tmp_path, due):
+    config = dataclasses.replace(CONFIG, steps=4)
+    run(tmp_path, Task(step=Aloof()), config)
+    before = (tmp_path / STATE_NAME).read_bytes()
+    changes: dict[str, Any] = {"validate_every": 100, "checkpoint_every": 100, "preview_every": 0}
+    config = dataclasses.replace(config, steps=30, **{**changes, **({due: 8} if due else {})})
+    task = Task(step=Aloof(spoilt_step=5))
+    trainer = Trainer(task, config, tmp_path, 0, torch.device("cpu"))
+    trainer.check_every = CHECK_EVERY
+    with pytest.raises(TrainingError, match=r"not finite at step 5: loss nan, gradient norm nan"):
+        trainer.run()
+    assert trainer.done == (8 if due else 10)
+    assert not torch.isfinite(task.step.network.weight).any()
+    assert (tmp_path / STATE_NAME).read_bytes() == before
+    assert [row["step"] for row in rows(tmp_path)] == [4]
+    assert [path.name for path in (tmp_path / "previews").iterdir()] == ["step-0000004.png"]
 
 
 def test_state_of_another_task_is_refused(tmp_path):
@@ -212,26 +397,6 @@ def test_averaged_weights_lag_behind_and_are_what_is_saved(tmp_path):
     state, model = load_file(tmp_path / STATE_NAME), load_file(tmp_path / MODEL_NAME)
     assert torch.equal(state["averaged.weight"], model["weight"])
     assert not torch.equal(state["network.weight"], model["weight"])
-
-
-def test_draws_of_several_processes_are_parts_of_the_draw_of_one():
-    whole = Draw(5, 2, 8, Processes())
-    parts = [Draw(5, 2, 8, Processes(rank, 4)) for rank in range(4)]
-    normal, uniform = whole.normal(3), whole.uniform()
-    for rank, part in enumerate(parts):
-        assert torch.equal(part.normal(3), normal[rank::4])
-        assert torch.equal(part.uniform(), uniform[rank::4])
-
-
-def test_learning_rate_rises_then_falls_to_zero():
-    cosine = StageConfig(steps=110, lr=2.0, warmup_steps=10, lr_schedule="cosine")
-    rates = [learning_rate(cosine, step, cosine.lr) for step in range(111)]
-    assert rates[0] == pytest.approx(0.2)
-    assert rates[9] == rates[10] == 2.0
-    assert rates[60] == pytest.approx(1.0)
-    assert rates[110] == pytest.approx(0, abs=1e-9)
-    constant = StageConfig(steps=110, lr=2.0, warmup_steps=10)
-    assert learning_rate(constant, 100, constant.lr) == 2.0
 
 
 def test_batch_that_processes_cannot_share_is_refused(tmp_path):

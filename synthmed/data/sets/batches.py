@@ -1,31 +1,50 @@
-"""From shards to batches: decoded images, the order in which training sees them, and float conversion.
-
-Images are uint8 [N, 3, H, W] everywhere but between `to_float` and `to_uint8`.
-"""
+"""The order in which a training sees its samples, and how the processes of a training share each batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
 from synthmed.runtime.seeds import numpy_generator
 
 
+def own_positions(seed: int, step: int, batch_size: int, rank: int, world: int) -> range:
+    """Return which positions of a step's batch belong to one process; together the processes have each exactly once.
+
+    A part is contiguous, because balanced batches take the classes in turns: every second position would be of one
+    class. Which part a process gets changes at random from step to step, so that parts with fewer samples than there
+    are classes come to see all of them too.
+
+    Args:
+        seed: Seed of the run.
+        step: Index of the step.
+        batch_size: Samples per step, over all processes.
+        rank: Index of the process.
+        world: Number of processes.
+    """
+    if world == 1:
+        return range(batch_size)
+    part = (rank + int(numpy_generator(seed, "parts", step).integers(world))) % world
+    return range(part * batch_size // world, (part + 1) * batch_size // world)
+
+
 class StepBatches(Sampler[list[int]]):
-    """The positions of each optimiser step's samples: a pure function of seed and step, so a resume needs no state.
+    """The indices of each step's samples: a pure function of seed and step, so that a resume needs no state.
 
     Each epoch is a permutation of all samples; with `balanced`, of each class by itself, and classes take turns.
 
     Args:
         labels: Class of each sample [N] int64.
-        batch_size: Samples in a step, over all processes.
-        steps: Number of steps, from `start` on.
+        batch_size: Samples per step, over all processes.
+        steps: Index after the last step.
         seed: Seed of the permutations.
+        start: Index of the first step.
         balanced: Draw each class equally often.
-        rank: This process takes every `world`-th sample of a batch, from its number on.
+        rank: Index of this process, which gets its own part of each batch.
         world: Number of processes.
     """
 
@@ -43,10 +62,10 @@ class StepBatches(Sampler[list[int]]):
     ) -> None:
         self.batch_size, self.steps, self.start, self.seed = batch_size, steps, start, seed
         self.rank, self.world = rank, world
-        values = labels.numpy()
+        values = np.asarray(labels)
         pools = [np.flatnonzero(values == label) for label in np.unique(values)] if balanced else []
         self._pools = pools or [np.arange(len(values))]
-        self._orders: dict[int, tuple[int, np.ndarray[tuple[int, ...], np.dtype[np.int64]]]] = {}
+        self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
 
     def __len__(self) -> int:
         return self.steps - self.start
@@ -54,12 +73,14 @@ class StepBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.start, self.steps):
             first = step * self.batch_size
-            yield [self._at(position) for position in range(first + self.rank, first + self.batch_size, self.world)]
+            own = own_positions(self.seed, step, self.batch_size, self.rank, self.world)
+            yield [self._sample(first + position) for position in own]
 
-    def _at(self, position: int) -> int:
-        turn, number = position % len(self._pools), position // len(self._pools)
+    def _sample(self, index: int) -> int:
+        """Return the sample that is drawn at an index counted over the whole training."""
+        turn, draws = index % len(self._pools), index // len(self._pools)
         pool = self._pools[turn]
-        epoch, place = divmod(number, len(pool))
+        epoch, place = divmod(draws, len(pool))
         if self._orders.get(turn, (-1, None))[0] != epoch:
             self._orders[turn] = epoch, numpy_generator(self.seed, "order", turn, epoch).permutation(len(pool))
         return int(pool[self._orders[turn][1][place]])

@@ -8,7 +8,7 @@ import torch
 
 from synthmed.data.images import ImageArray, encode_image, resize_image, to_grey
 from synthmed.data.pixels import to_float, to_rgb_arrays, to_uint8
-from synthmed.data.sets.batches import StepBatches
+from synthmed.data.sets.batches import StepBatches, own_positions
 from synthmed.data.sets.shard_images import ShardImages
 from synthmed.data.shards.read import ShardFolder, open_folder
 from synthmed.data.shards.write import Sample, write_shard
@@ -46,8 +46,30 @@ def test_processes_share_out_each_batch_without_rest(world: int, balanced: bool)
     # 7 does not divide by any of them: no sample may be lost or doubled for that.
     alone = list(StepBatches(LABELS, 7, 9, seed=2, balanced=balanced))
     ranks = [StepBatches(LABELS, 7, 9, seed=2, balanced=balanced, rank=rank, world=world) for rank in range(world)]
-    for batch, *parts in zip(alone, *ranks, strict=True):
-        assert [part for rank, part in enumerate(parts) if part != batch[rank::world]] == []
+    for step, (batch, *parts) in enumerate(zip(alone, *ranks, strict=True)):
+        own = [own_positions(2, step, 7, rank, world) for rank in range(world)]
+        assert sorted(position for part in own for position in part) == list(range(7))
+        assert parts == [[batch[position] for position in part] for part in own]
+
+
+@pytest.mark.parametrize(("classes", "batch_size"), [(2, 8), (2, 2), (4, 2)])
+def test_every_process_sees_every_class_of_balanced_batches(classes: int, batch_size: int) -> None:
+    """Classes take turns, so every second position of a batch is of one class."""
+    labels = torch.arange(40) % classes
+    for rank in range(2):
+        own = list(StepBatches(labels, batch_size, 32, seed=0, balanced=True, rank=rank, world=2))
+        assert labels[[index for batch in own for index in batch]].unique().tolist() == list(range(classes))
+        if batch_size >= 2 * classes:
+            assert all(labels[batch].unique().tolist() == list(range(classes)) for batch in own)
+
+
+@pytest.mark.parametrize(
+    ("balanced", "wanted"),
+    [(False, [[2, 5, 12], [18, 7, 6], [9, 16, 1]]), (True, [[5, 12, 13], [1, 10, 19], [8, 11, 14]])],
+)
+def test_order_of_one_process_is_that_of_every_version(balanced: bool, wanted: list[list[int]]) -> None:
+    """Published classifiers were trained in it."""
+    assert list(StepBatches(LABELS, 3, 3, seed=4, balanced=balanced)) == wanted
 
 
 def test_balanced_batches_draw_each_class_equally_often() -> None:

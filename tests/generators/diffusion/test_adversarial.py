@@ -1,23 +1,28 @@
 """The adversarial stage: who learns from what, and what a step adds up to."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
 from torch.nn import functional
 
 from synthmed.generators.diffusion.config import AdversarialConfig, VaeConfig
-from synthmed.generators.diffusion.networks.autoencoder import Autoencoder
+from synthmed.generators.diffusion.networks.autoencoder import Autoencoder, split_moments
 from synthmed.generators.diffusion.networks.discriminator import Discriminator
-from synthmed.generators.diffusion.training.adversarial import AdversarialStep, judge
+from synthmed.generators.diffusion.training.adversarial import AdversarialStep
 from synthmed.generators.diffusion.training.losses import (
     adaptive_weight,
+    add_up,
     hinge_loss,
     kl_divergence,
     reconstruction_loss,
+    reconstruction_losses,
+    resize_targets,
 )
 from synthmed.runtime.processes import Processes
-from synthmed.training.task import Draw
+from synthmed.training.draw import Draw
+from synthmed.training.updates import set_gradients
 
 VAE = VaeConfig(widths=(8, 8, 16), strides=(1, 2, 2), norm_groups=4)
 CONFIG = AdversarialConfig(kl_weight=1e-2, deep_weight=0.5)
@@ -33,14 +38,33 @@ def build(**changes):
     return step
 
 
-def run(step, number=0):
-    return step(BATCH, Draw(3, number, len(BATCH[0]), Processes()))
+def run(step, index=0):
+    """Return what each update of a step gives: loss and parts of the autoencoder, then of the discriminators."""
+    draw = Draw(3, index, len(BATCH[0]), Processes())
+    return [update.loss(BATCH, draw) for update in step.updates(CONFIG)]
 
 
 def gradients(module, loss):
     module.zero_grad()
     loss.backward(retain_graph=True)
     return {name: parameter.grad for name, parameter in module.named_parameters()}
+
+
+def summed_loss(step, index=0):
+    """Return both sides' losses as one sum: what each sees of the other is constant or detached."""
+    images, moments, outputs = step.reconstruct(BATCH, Draw(3, index, len(BATCH[0]), Processes()))
+    targets = resize_targets(images, outputs, "area")
+    losses, _ = reconstruction_losses(outputs, targets, step.config, None)
+    hinges = []
+    for number, (discriminator, head) in enumerate(zip(step.discriminators, step.network.heads, strict=True)):
+        pair = torch.cat([targets[number], outputs[number].detach()])
+        hinges.append(hinge_loss(*discriminator(pair).chunk(2)))
+        constants = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
+        adversarial = -torch.func.functional_call(discriminator, constants, (outputs[number],)).mean()
+        weight = adaptive_weight(losses[number], adversarial, head.conv.weight, lambda x: x)
+        losses[number] = losses[number] + step.config.adversarial_weight * weight * adversarial
+    total, _ = add_up(losses, *split_moments(moments), images[0].numel(), step.config)
+    return total + torch.stack(hinges).sum()
 
 
 def test_discriminator_has_one_logit_a_patch_and_starts_undecided():
@@ -61,37 +85,42 @@ def test_discriminator_has_the_published_build():
     }
 
 
-def test_judgement_leaves_the_discriminator_untouched():
-    discriminator = build().discriminators[0]
-    images = torch.rand(2, 3, 32, 32, requires_grad=True)
-    judged = judge(discriminator, images)
-    assert torch.equal(judged, discriminator(images))
-    judged.sum().backward()
-    assert images.grad is not None and images.grad.abs().sum() > 0
-    assert all(parameter.grad is None for parameter in discriminator.parameters())
-
-
 def test_each_side_gets_the_gradient_of_its_own_loss_alone():
-    """One backward pass of the sum gives each side what a pass of its own would."""
+    """Update by update, the gradients are those of one sum in which each side is constant for the other."""
     step = build()
-    loss, parts = run(step)
-    both = gradients(step, loss)
-    of_discriminators = gradients(step, parts["discriminator"])
-    of_autoencoder = gradients(step, loss - parts["discriminator"])
-    for name, gradient in both.items():
-        mine, other = of_autoencoder, of_discriminators
-        if name.startswith("discriminators."):
-            mine, other = other, mine
-        torch.testing.assert_close(gradient, mine[name], msg=name)
-        assert other[name] is None or not other[name].any(), name
+    wanted = gradients(step, summed_loss(step))
+    step.zero_grad(set_to_none=True)
+    draw = Draw(3, 0, len(BATCH[0]), Processes())
+    network, discriminators = step.updates(CONFIG)
+    set_gradients(network.loss(BATCH, draw)[0], network.module, math.inf, Processes())
+    assert all(parameter.grad is None for parameter in step.discriminators.parameters())
+    of_network = {name: parameter.grad.clone() for name, parameter in step.network.named_parameters()}
+    set_gradients(discriminators.loss(BATCH, draw)[0], discriminators.module, math.inf, Processes())
+    for name, parameter in step.named_parameters():
+        assert parameter.grad is not None and wanted[name] is not None, name
+        torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-5, atol=1e-7, msg=name)
+    for name, parameter in step.network.named_parameters():
+        assert torch.equal(parameter.grad, of_network[name])
     for name in ("network.inc.block_seq.0.conv_res.weight", *(f"discriminators.{n}.inc.conv.weight" for n in range(2))):
-        assert both[name].any(), name
+        assert wanted[name].any(), name
+
+
+def test_discriminators_judge_what_the_weights_of_the_steps_beginning_made():
+    step = build()
+    draw = Draw(3, 0, len(BATCH[0]), Processes())
+    network, discriminators = step.updates(CONFIG)
+    network.loss(BATCH, draw)
+    wanted = discriminators.loss(BATCH, draw)[0]
+    with torch.no_grad():
+        for parameter in step.network.parameters():
+            parameter.add_(1)
+    assert torch.equal(discriminators.loss(BATCH, draw)[0], wanted)
 
 
 def test_step_adds_up_to_the_published_loss():
     """Written out for both outputs: reconstruction, judgement with its weight, deep supervision, KL and hinge."""
     step = build(adversarial_weight=0.7)
-    loss, parts = run(step)
+    (loss, parts), (judged, judged_parts) = run(step)
     images, moments, outputs = step.reconstruct(BATCH, Draw(3, 0, 4, Processes()))
     half = functional.avg_pool2d(images, 2)
     wanted, hinges = torch.zeros(()), torch.zeros(())
@@ -107,21 +136,25 @@ def test_step_adds_up_to_the_published_loss():
             torch.testing.assert_close(parts["adversarial"], adversarial)
             torch.testing.assert_close(parts["adaptive_weight"], adaptive)
     wanted = wanted + 1e-2 * kl_divergence(*moments.chunk(2, dim=1)).mean() / images[0].numel()
-    torch.testing.assert_close(parts["discriminator"], hinges)
-    torch.testing.assert_close(loss, wanted + hinges)
+    torch.testing.assert_close(judged, hinges)
+    torch.testing.assert_close(judged_parts["discriminator"], hinges)
+    torch.testing.assert_close(loss, wanted)
 
 
 def test_judgement_counts_from_its_start_on_and_is_learnt_before():
     step = build(start_step=5)
-    loss, parts = run(step, 4)
+    (_, parts), (judged, _) = run(step, 4)
     assert "adversarial" not in parts
-    assert all(gradients(step, loss)[f"discriminators.{n}.inc.conv.weight"].any() for n in range(2))
-    assert run(step, 5)[1]["adversarial"] != 0
+    assert all(gradients(step, judged)[f"discriminators.{n}.inc.conv.weight"].any() for n in range(2))
+    assert run(step, 5)[0][1]["adversarial"] != 0
 
 
 def test_discriminators_learn_at_their_own_rate():
-    learners = build(discriminator_lr=0.25).learners(dataclasses.replace(CONFIG, lr=0.5))
-    assert {name: rate for name, (_, rate) in learners.items()} == {"network": 0.5, "discriminators": 0.25}
+    updates = build(discriminator_lr=0.25).updates(dataclasses.replace(CONFIG, lr=0.5))
+    assert [(update.name, update.lr, update.every) for update in updates] == [
+        ("network", 0.5, 1),
+        ("discriminators", 0.25, 1),
+    ]
 
 
 def test_discriminator_learns_to_tell_real_from_blurred():
@@ -129,12 +162,12 @@ def test_discriminator_learns_to_tell_real_from_blurred():
     step = build()
     optimizer = torch.optim.Adam(step.discriminators.parameters(), lr=1e-2)
     losses = []
-    for number in range(15):
-        _, parts = run(step, number)
+    for index in range(15):
+        _, (loss, _) = run(step, index)
         optimizer.zero_grad()
-        parts["discriminator"].backward()
+        loss.backward()
         optimizer.step()
-        losses.append(parts["discriminator"].item())
+        losses.append(loss.item())
     assert losses[-1] < 0.5 < 1.5 < losses[0]
 
 
@@ -142,4 +175,4 @@ def test_discriminator_learns_to_tell_real_from_blurred():
 def test_every_output_has_a_discriminator(deep):
     step = AdversarialStep(Autoencoder(dataclasses.replace(VAE, deep_supervision=deep)), CONFIG, None, Processes())
     assert len(step.discriminators) == deep + 1
-    assert torch.isfinite(run(step)[0])
+    assert all(torch.isfinite(loss) for loss, _ in run(step))

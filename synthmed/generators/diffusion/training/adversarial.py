@@ -1,18 +1,19 @@
 """Training of an autoencoder against discriminators: Medfusion's second stage, its VAEGAN.
 
-Both sides learn in one step, from one sum of losses: what the autoencoder's side sees of a discriminator is constant,
-what a discriminator sees of the outputs is detached, so each gradient is that of its own side alone.
+Both sides learn in every step and from the same outputs, those of the weights at the step's beginning.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from synthmed.generators.diffusion.config import AdversarialConfig
 from synthmed.generators.diffusion.networks.autoencoder import Autoencoder, split_moments
 from synthmed.generators.diffusion.networks.discriminator import Discriminator
 from synthmed.generators.diffusion.training.autoencoder import AutoencoderStep, in_full_precision
+from synthmed.generators.diffusion.training.config import AdversarialConfig
 from synthmed.generators.diffusion.training.losses import (
     adaptive_weight,
     add_up,
@@ -23,7 +24,8 @@ from synthmed.generators.diffusion.training.losses import (
 from synthmed.metrics.perceptual import Distance
 from synthmed.runtime.processes import Processes
 from synthmed.training.config import StageConfig
-from synthmed.training.task import Draw
+from synthmed.training.draw import Draw
+from synthmed.training.updates import Update
 
 
 class AdversarialStep(AutoencoderStep):
@@ -32,7 +34,7 @@ class AdversarialStep(AutoencoderStep):
     Args:
         network: The trained autoencoder.
         config: Weights of the losses.
-        lpips: Wanted where LPIPS has a weight.
+        lpips: Needed where LPIPS has a weight.
         processes: All processes of this run.
     """
 
@@ -44,35 +46,37 @@ class AdversarialStep(AutoencoderStep):
         super().__init__(network, config, lpips)
         self.processes = processes
         self.discriminators = nn.ModuleList(Discriminator(network.config) for _ in network.heads)
+        self._pairs: list[tuple[Tensor, Tensor]] = []
 
-    def learners(self, config: StageConfig) -> dict[str, tuple[nn.Module, float]]:
-        """Return the autoencoder and the discriminators, each with its peak learning rate."""
-        return {**super().learners(config), "discriminators": (self.discriminators, self.config.discriminator_lr)}
+    def updates(self, config: StageConfig) -> Sequence[Update]:
+        """Return the autoencoder's update, then that of the discriminators."""
+        judged = Update("discriminators", self.discriminators, self.judge, self.config.discriminator_lr)
+        return [*super().updates(config), judged]
 
     def forward(self, batch: list[Tensor], draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of both sides for uint8 images [N, 3, H, W]; the parts are those of the top output."""
+        """Return the autoencoder's loss for uint8 images [N, 3, H, W]; the parts are those of the top output."""
         images, moments, outputs = self.reconstruct(batch, draw)
         # Averaged, unlike the targets of the first stage: as in Medfusion's code.
         targets = resize_targets(images, outputs, "area")
+        self._pairs = [(target, output.detach()) for target, output in zip(targets, outputs, strict=True)]
         with in_full_precision(images):
             losses, parts = reconstruction_losses(outputs, targets, self.config, self.lpips)
-        discriminator_losses = []
-        for number, (discriminator, head) in enumerate(zip(self.discriminators, self.network.heads, strict=True)):
-            pair = torch.cat([targets[number], outputs[number].detach()])
-            discriminator_losses.append(hinge_loss(*discriminator(pair).float().chunk(2)))
-            if draw.step < self.config.start_step:
-                continue
-            adversarial = -judge(discriminator, outputs[number]).mean()
-            weight = adaptive_weight(losses[number], adversarial, head.conv.weight, self.processes.mean)
-            losses[number] = losses[number] + self.config.adversarial_weight * weight * adversarial
-            if number == 0:
-                parts |= {"adversarial": adversarial, "adaptive_weight": weight}
+        if draw.step >= self.config.start_step:
+            for index, discriminator in enumerate(self.discriminators):
+                adversarial = -discriminator(outputs[index]).float().mean()
+                last_layer = self.network.heads[index].conv.weight
+                weight = adaptive_weight(losses[index], adversarial, last_layer, self.processes.mean)
+                losses[index] = losses[index] + self.config.adversarial_weight * weight * adversarial
+                if index == 0:
+                    parts |= {"adversarial": adversarial, "adaptive_weight": weight}
         total, rest = add_up(losses, *split_moments(moments), images[0].numel(), self.config)
-        parts |= {"discriminator": torch.stack(discriminator_losses).sum(), **rest}
-        return total + parts["discriminator"], parts
+        return total, parts | rest
 
-
-def judge(discriminator: nn.Module, images: Tensor) -> Tensor:
-    """Return the logits of images, through which gradients flow to the images alone."""
-    constants = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
-    return torch.func.functional_call(discriminator, constants, (images,)).float()  # type: ignore[no-any-return]
+    def judge(self, _batch: list[Tensor], _draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the discriminators' loss for what the autoencoder made of this batch, in `forward` just before."""
+        losses = [
+            hinge_loss(*discriminator(torch.cat(pair)).float().chunk(2))
+            for discriminator, pair in zip(self.discriminators, self._pairs, strict=True)
+        ]
+        loss = torch.stack(losses).sum()
+        return loss, {"discriminator": loss}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,16 @@ from torch import Tensor, nn
 from synthmed.data.pixels import to_float, to_rgb_arrays, to_uint8, to_unit
 from synthmed.data.sets.shard_images import ShardImages
 from synthmed.data.sheets import contact_sheet
-from synthmed.formats.model_files import AUTOENCODER_PREFIX, ModelConfig, save_model, with_training
-from synthmed.generators.diffusion.config import AutoencoderConfig
+from synthmed.formats.headers import with_training
+from synthmed.formats.model_files import AUTOENCODER_PREFIX, save_model
+from synthmed.generators.diffusion.header import DiffusionHeader
 from synthmed.generators.diffusion.networks.autoencoder import Autoencoder, sample_latents, split_moments
+from synthmed.generators.diffusion.training.config import AutoencoderConfig
 from synthmed.generators.diffusion.training.losses import autoencoder_loss
 from synthmed.metrics.perceptual import Distance
 from synthmed.metrics.reconstruction import psnr
-from synthmed.training.task import Draw, TrainingStep
+from synthmed.training.draw import Draw
+from synthmed.training.task import TrainingStep
 
 MAX_VALIDATION_IMAGES = 512
 PREVIEW_IMAGES = 16
@@ -34,7 +36,7 @@ class AutoencoderStep(TrainingStep):
     Args:
         network: The autoencoder.
         config: Weights of the loss.
-        lpips: Wanted where LPIPS has a weight; lies on the device already.
+        lpips: Needed where LPIPS has a weight; on the device already.
     """
 
     network: Autoencoder
@@ -50,16 +52,24 @@ class AutoencoderStep(TrainingStep):
             return autoencoder_loss(outputs, *split_moments(moments), images, self.config, self.lpips)
 
     def reconstruct(self, batch: list[Tensor], draw: Draw) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Return what is encoded, float in [-1, 1], its moments, and the outputs decoded from a draw."""
+        """Return what is encoded, its moments, and what is decoded from a sample of them.
+
+        Args:
+            batch: Images first, [N, C, H, W] uint8.
+            draw: Gives flips and noise.
+
+        Returns:
+            Images as encoded, [N, C, H, W] float32 in [-1, 1]; moments [N, 2 Z, h, w]; the outputs, largest first.
+        """
         images = flip_at_random(to_float(batch[0]), self.config.flips, draw)
         moments = self.network.moments(images).float()
-        noise = draw.normal(*moments[0].chunk(2)[0].shape).to(images.device)
+        noise = draw.normal(*moments[0].chunk(2)[0].shape)
         outputs = self.network.decode_deep(sample_latents(moments, noise))
         return images, moments, [output.float() for output in outputs]
 
 
 def in_full_precision(images: Tensor) -> torch.autocast:
-    """Return a context without autocast: of SSIM's differences of squares bfloat16 would leave nothing."""
+    """Return a context without autocast: SSIM subtracts squares that bfloat16 cannot tell apart."""
     return torch.autocast(images.device.type, enabled=False)
 
 
@@ -67,7 +77,7 @@ def flip_at_random(images: Tensor, flips: str, draw: Draw) -> Tensor:
     """Mirror each image with probability one half in each direction that `flips` allows."""
     directions = {"none": (), "horizontal": (3,), "both": (3, 2)}[flips]
     for direction in directions:
-        chosen = (draw.uniform() < 0.5).to(images.device)
+        chosen = draw.uniform() < 0.5
         images = torch.where(chosen[:, None, None, None], images.flip(direction), images)
     return images
 
@@ -76,22 +86,22 @@ class AutoencoderTask:
     """The autoencoder, its data and its model file.
 
     Args:
-        model: Header of the model file to make.
+        header: Header of the model file to make.
         step: The autoencoder with its loss.
         train: Training split.
         validation: Held-out split.
-        num_workers: Processes that load images, where these do not lie in memory.
+        num_workers: Processes that load images, where these are not in memory.
     """
 
     def __init__(
         self,
-        model: ModelConfig,
+        header: DiffusionHeader,
         step: AutoencoderStep,
         train: ShardImages,
         validation: ShardImages,
         num_workers: int,
     ) -> None:
-        self.model, self.step, self.validation = model, step, validation
+        self.header, self.step, self.validation = header, step, validation
         self.dataset, self.labels = train, train.labels
         self.num_workers = 0 if train.cached else num_workers
 
@@ -127,7 +137,7 @@ class AutoencoderTask:
     def save_model(self, path: Path, network: nn.Module, facts: Mapping[str, Any]) -> None:
         """Write the autoencoder's model file."""
         tensors = {AUTOENCODER_PREFIX + name: tensor for name, tensor in network.state_dict().items()}
-        save_model(path, dataclasses.replace(with_training(self.model, **facts), kind="autoencoder"), tensors)
+        save_model(path, with_training(self.header, **facts), tensors)
 
 
 @torch.no_grad()

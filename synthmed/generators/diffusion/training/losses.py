@@ -1,4 +1,4 @@
-"""Losses of the autoencoder, mean-reduced: every term is a number an image, whatever its size."""
+"""Losses of the autoencoder, averaged over images, channels and pixels, so that no weight depends on the image size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from synthmed.generators.diffusion.config import AutoencoderConfig
+from synthmed.generators.diffusion.training.config import AutoencoderConfig
 from synthmed.metrics.perceptual import MIN_SIZE as LPIPS_SIZE
 from synthmed.metrics.perceptual import Distance
 
@@ -51,14 +51,14 @@ def reconstruction_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return pixel distance + weight * (1 - SSIM) + weight * LPIPS, averaged over a batch, and these three.
 
-    Medfusion sums it over an image's channels and pixels; here it is the mean. A term without weight is left out, and
-    so is one whose window or network does not fit into the image.
+    Medfusion sums it over an image's channels and pixels; here it is the mean. A term of weight zero is left out, and
+    so is one whose window or network is larger than the image.
 
     Args:
-        output: What the network made, nominally in [-1, 1].
-        target: What it should be, in [-1, 1].
+        output: What the network made, [N, C, H, W] float32, nominally in [-1, 1].
+        target: What it should be, likewise, in [-1, 1].
         config: Weights of the terms.
-        lpips: Wanted where LPIPS has a weight.
+        lpips: Needed where LPIPS has a weight.
     """
     size, difference = min(target.shape[2:]), output - target
     parts = {"pixel": (difference**2 if config.pixel_loss == "mse" else difference.abs()).mean()}
@@ -95,10 +95,11 @@ def add_up(
     """Return top loss + weight * deep losses + weight * KL, and the last two.
 
     Args:
-        losses: Of the top output and of the deep-supervision outputs.
-        mean: Of the latents.
-        log_variance: Of the latents, clamped.
-        values: Of an image: Medfusion weighs the sum of KL against sums over pixels, so the mean divides both.
+        losses: Losses of the top output and of the deep-supervision outputs (scalars).
+        mean: Mean of the latents [N, Z, h, w].
+        log_variance: Clamped log-variance of the latents, likewise.
+        values: Values per image, channels times pixels, by which the KL divergence is divided: Medfusion adds it to
+            sums over an image, which are means here.
         config: Weights.
     """
     kl = kl_divergence(mean, log_variance).mean()
@@ -117,15 +118,15 @@ def autoencoder_loss(
     config: AutoencoderConfig,
     lpips: Distance | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss of a batch and its parts: those of the top output, the deep outputs' loss, KL in nats an image.
+    """Return the loss of a batch and its parts: those of the top output, the deep outputs' loss, KL in nats per image.
 
     Args:
         outputs: The reconstruction, then the deep-supervision outputs.
-        mean: Of the latents.
-        log_variance: Of the latents, clamped.
+        mean: Mean of the latents [N, Z, h, w].
+        log_variance: Clamped log-variance of the latents, likewise.
         images: What was encoded, [N, C, H, W] in [-1, 1].
         config: Weights of the terms.
-        lpips: Wanted where LPIPS has a weight.
+        lpips: Needed where LPIPS has a weight.
     """
     losses, parts = reconstruction_losses(outputs, resize_targets(images, outputs), config, lpips)
     total, rest = add_up(losses, mean, log_variance, images[0].numel(), config)
@@ -142,13 +143,13 @@ def adaptive_weight(
 ) -> Tensor:
     """Return the weight that gives the adversarial loss the same pull on the last layer (Esser et al. 2021, eq. 7).
 
-    Medfusion's bounds; but where it has sums, these losses are means, beside which its 1e-4 is larger: the weight of
-    a discriminator that knows nothing yet rises more gently.
+    With Medfusion's bounds. Its losses are sums where these are means, beside which its 1e-4 counts for more, so the
+    weight of a discriminator that has learnt nothing yet rises more gently.
 
     Args:
-        reconstruction: Loss of an output.
-        adversarial: Loss of the same output.
-        last_layer: Weight of the layer that made it.
+        reconstruction: Reconstruction loss of an output (scalar).
+        adversarial: Adversarial loss of the same output (scalar).
+        last_layer: Weight of the layer that made the output.
         mean: Averages a tensor over all processes.
     """
     pulls = [

@@ -19,7 +19,8 @@ from synthmed.generators.diffusion.recipe import DiffusionRecipe
 from synthmed.generators.diffusion.training.adversarial import AdversarialStep
 from synthmed.generators.diffusion.training.autoencoder import AutoencoderStep, AutoencoderTask
 from synthmed.generators.diffusion.training.config import AutoencoderConfig
-from synthmed.generators.diffusion.training.denoiser import DiffusionTask, LatentSet, encode_split, measure_latent_scale
+from synthmed.generators.diffusion.training.denoiser import DiffusionTask
+from synthmed.generators.diffusion.training.latents import LatentSet, encode_split, measure_latent_scale
 from synthmed.generators.family import Prepared, StageContext
 from synthmed.metrics.perceptual import HOW_TO_GET, Lpips
 from synthmed.runtime.progress import log
