@@ -200,6 +200,7 @@ def make_image_set() -> MakeImageSet:
     """
     import numpy as np
 
+    from synthmed.data.labels import Classes
     from synthmed.data.prepare.scan import hash_pixels
     from synthmed.data.sets.image_set import ImageSet
 
@@ -222,11 +223,10 @@ def make_image_set() -> MakeImageSet:
             "groups": ("",) * count,
             "size": arrays.shape[1:3],
             "pixel_hashes": tuple(hash_pixels(array) for array in arrays),
-            "aliases": {},
         }
         return ImageSet(
             name=name,
-            classes=tuple(classes),
+            classes=Classes(tuple(classes)),
             labels=np.asarray(labels, dtype=np.int64),
             _reader=reader,
             _positions=np.arange(count),

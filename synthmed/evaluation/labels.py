@@ -9,7 +9,7 @@ Shapes: N images, K classes, R resamples.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from synthmed.classifier.config import ClassifierConfig
 from synthmed.classifier.networks import build_network
 from synthmed.classifier.training import Placement, predict, train_network
+from synthmed.data.labels import Classes
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.data.sets.resized import SmallImages
 from synthmed.errors import CheckpointError, DataError, DeviceError
@@ -58,7 +59,7 @@ class LabelClassifier:
     """A classifier trained on real images, and how."""
 
     network: nn.Module
-    classes: tuple[str, ...]
+    classes: Classes
     image_size: tuple[int, int]
     """Height and width of the images that it was trained on, before they were made smaller."""
     size: int
@@ -252,7 +253,7 @@ def score_labels(classifier: LabelClassifier, images: ImageSet) -> LabelScores:
 
 def summarise_labels(
     name: str,
-    classes: tuple[str, ...],
+    classes: Sequence[str],
     probabilities: NDArray[np.float64],
     labels: NDArray[np.int64],
     groups: tuple[str, ...],
@@ -290,7 +291,7 @@ def summarise_labels(
     )
 
 
-def _check_fits(images: ImageSet, classes: tuple[str, ...], size: tuple[int, int]) -> None:
+def _check_fits(images: ImageSet, classes: Classes, size: tuple[int, int]) -> None:
     if not len(images):
         raise DataError(f"{images.name} has no images")
     if images.classes != classes:

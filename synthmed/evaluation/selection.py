@@ -16,24 +16,14 @@ from synthmed.metrics.statistics import unit_names
 def match_classes(*, real: ImageSet, generated: ImageSet) -> ImageSet:
     """Return the generated set under the real set's class names and labels.
 
-    Names are matched as labels on the command line are: by name or alias of either side, whatever their case. A class
-    of the real set that was not generated is left without images.
+    Names are matched as labels on the command line are: by name or alias of either side, in any case. A class of the
+    real set that was not generated is left without images.
 
     Raises:
         DataError: A generated class is none of the real ones, or two of them are the same.
     """
-    found = real.classes.labels_of(generated.classes)
-    # A class without images, such as one that a label file only names, need not be known.
     used = set(generated.labels.tolist())
-    unknown = [word for label, word in enumerate(generated.classes) if found[label] is None and label in used]
-    if unknown:
-        raise DataError(
-            f"the classes differ: {', '.join(unknown)} of {generated.name} is none of {', '.join(real.classes)} of "
-            f"{real.name}",
-            "give both the same names, e.g. with synthmed pack --class",
-        )
-    if repeated := [label for label, count in Counter(found).items() if label is not None and count > 1]:
-        raise DataError(f"several classes of {generated.name} mean {real.classes[repeated[0]]}")
+    found = real.classes.match(generated.classes, used, here=real.name, there=generated.name)
     new_labels = np.asarray([-1 if label is None else label for label in found], dtype=np.int64)
     return replace(generated, classes=real.classes, labels=new_labels[generated.labels])
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from synthmed.data.labels import Classes
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.evaluation.artefacts import check_discs, check_duplicates, check_grid
 from synthmed.runtime.device import Timer, peak_memory_gib
@@ -37,13 +38,12 @@ def make_set(count: int, size: int, seed: int) -> ImageSet:
         kind=None,
         dataset=None,
         split=None,
-        classes=("a", "b"),
+        classes=Classes(("a", "b")),
         labels=np.arange(count) % 2,
         keys=numbers,
         groups=("",) * count,
         size=(size, size),
         pixel_hashes=numbers,
-        aliases={},
         _reader=reader,
         _positions=np.arange(count),
     )

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from synthmed.data.labels import Classes
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
 from synthmed.evaluation.copies import CopyReport, draw_pairs, find_copies
@@ -39,13 +40,12 @@ def image_set(images: Images, name: str, groups: Sequence[str] | None = None) ->
         kind=None,
         dataset=None,
         split=None,
-        classes=("one",),
+        classes=Classes(("one",)),
         labels=np.zeros(count, dtype=np.int64),
         keys=tuple(f"{name}-{number}" for number in range(count)),
         groups=tuple(groups or ("",) * count),
         size=(SIZE, SIZE),
         pixel_hashes=("",) * count,
-        aliases={},
         _reader=cast(Any, Reader(images)),
         _positions=np.arange(count),
     )

@@ -11,6 +11,7 @@ import torch
 
 from synthmed.classifier.config import ClassifierConfig
 from synthmed.classifier.training import Placement
+from synthmed.data.labels import Classes
 from synthmed.errors import CheckpointError, DataError
 from synthmed.evaluation import labels as label_check
 from synthmed.evaluation.labels import FOLDER, check_labels, open_classifier, score_labels, summarise_labels
@@ -127,7 +128,7 @@ def test_sets_that_do_not_fit_are_refused(classifier, train, held_out, made, mak
         return check_labels(folder=folder, placement=CPU, config=TINY, **words)
 
     with pytest.raises(DataError, match="classes differ: no, yes in real images, yes, no in made"):
-        check(generated={"made": dataclasses.replace(made, classes=("yes", "no"))})
+        check(generated={"made": dataclasses.replace(made, classes=Classes(("yes", "no")))})
     with pytest.raises(DataError, match=r"\(16, 16\) pixels"):
         check(generated={"made": make_image_set(np.zeros((2, 3, 16, 16)), [0, 1])})
     with pytest.raises(DataError, match="has no images"):

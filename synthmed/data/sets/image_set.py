@@ -271,7 +271,7 @@ def _list_files(place: Path, split: str | None, classes: Sequence[str]) -> _List
         kind=None,
         dataset=None,
         split=None,
-        classes=Classes(labels.classes),
+        classes=labels.classes,
         labels=[labels.labels[name] for name in names],
         keys=names,
         groups=[labels.groups.get(name, "") for name in names],

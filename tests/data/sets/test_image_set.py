@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from synthmed.data.images import decode_image, encode_image, resize_image
+from synthmed.data.labels import Classes
 from synthmed.data.pack.unpack import LabelFile, unpack_folder
 from synthmed.data.sets import image_set as sources
 from synthmed.data.sets.image_set import ImageSet, open_image_set, split_place
@@ -65,7 +66,7 @@ def shards(tmp_path: Path) -> Path:
 def test_shards_give_their_labels_groups_and_pixels(shards: Path) -> None:
     images = open_image_set(f"{shards}:train")
     assert (images.name, images.kind, images.dataset, images.split) == ("shards:train", "real", "airogs", "train")
-    assert (images.classes, images.size, len(images)) == (CLASSES, (16, 16), 20)
+    assert (images.classes.names, images.size, len(images)) == (CLASSES, (16, 16), 20)
     loaded = images.load(range(20))
     assert (tuple(loaded.shape), str(loaded.dtype)) == ((20, 3, 16, 16), "torch.uint8")
     for place, key in enumerate(images.keys):
@@ -306,27 +307,28 @@ def test_names_of_classes_may_be_given_for_files_without(shards: Path, tmp_path:
     files = unpacked(shards, tmp_path / "files", "stylegan")
     listed = json.loads((files / "dataset.json").read_text())
     (files / "dataset.json").write_text(json.dumps({"labels": listed["labels"]}))
-    assert open_image_set(str(files)).classes == ("class0", "class1")
-    assert open_image_set(str(files), classes=CLASSES).classes == CLASSES
+    assert open_image_set(str(files)).classes.names == ("class0", "class1")
+    assert open_image_set(str(files), classes=CLASSES).classes.names == CLASSES
 
 
 def renamed(images: ImageSet, classes: tuple[str, ...], **changes: Any) -> ImageSet:
-    return replace(images, name="gan", classes=classes, aliases={}, **changes)
+    return replace(images, name="gan", classes=Classes(classes), **changes)
 
 
 def test_classes_are_matched_by_name_and_alias_in_any_order(shards: Path) -> None:
     real = open_image_set(f"{shards}:train")
     generated = renamed(real, ("RG", "No Glaucoma"))
     matched = match_classes(real=real, generated=generated)
-    assert matched.classes == CLASSES
+    assert matched.classes.names == CLASSES
     assert matched.labels.tolist() == (1 - real.labels).tolist()
     # An alias that only the generated side knows.
-    foreign = replace(generated, classes=("healthy", "sick"), aliases={"no-glaucoma": "healthy", "RG": "sick"})
+    words = Classes(("healthy", "sick"), {"no-glaucoma": "healthy", "RG": "sick"})
+    foreign = replace(generated, classes=words)
     assert match_classes(real=real, generated=foreign).labels.tolist() == real.labels.tolist()
     # A class that was not generated, and one that is only named.
     only = generated.subset(np.flatnonzero(generated.labels == 0))
     for classes in (("glaucoma",), ("glaucoma", "class1")):
-        assert set(match_classes(real=real, generated=replace(only, classes=classes)).labels) == {1}
+        assert set(match_classes(real=real, generated=replace(only, classes=Classes(classes))).labels) == {1}
 
 
 @pytest.mark.parametrize(
