@@ -17,11 +17,13 @@ from synthmed.classifier.training import Placement
 from synthmed.data.images import encode_image
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
-from synthmed.evaluation.artefacts import EYE_DATASETS, check_discs, check_duplicates, check_grid
+from synthmed.evaluation.artefacts import EYE_DATASETS, check_discs, check_grid
 from synthmed.evaluation.config import EvaluateRequest
 from synthmed.evaluation.copies import draw_pairs, find_copies
 from synthmed.evaluation.copy_spaces import CopyFeatures
-from synthmed.evaluation.labels import LABEL_CLASSIFIER, check_labels
+from synthmed.evaluation.duplicates import check_duplicates
+from synthmed.evaluation.label_classifier import LABEL_CLASSIFIER
+from synthmed.evaluation.labels import check_labels
 from synthmed.evaluation.ratios import check_ratios
 from synthmed.evaluation.report import picture_path
 from synthmed.evaluation.sets import EvaluationSets

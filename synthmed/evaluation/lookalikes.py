@@ -160,9 +160,8 @@ def _correlation(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _blocks(images: ImageSet, device: torch.device) -> Iterator[Tensor]:
-    """Yield all images, float32 [n, 3, H, W]."""
-    for start in range(0, len(images), BLOCK):
-        yield images.load(range(start, min(start + BLOCK, len(images)))).to(device).float()
+    """Return all images, float32 [n, 3, H, W]."""
+    return (block.to(device).float() for block in images.blocks(BLOCK))
 
 
 def _luma(images: Tensor) -> Tensor:

@@ -13,8 +13,6 @@ from synthmed.data.sets.image_set import ImageSet
 from synthmed.metrics.classification import auroc
 from synthmed.phantoms.cup_to_disc import measure_cup_to_disc
 
-BLOCK = 256
-
 
 @dataclass(frozen=True)
 class Ratios:
@@ -45,8 +43,7 @@ class RatioScores:
 
 def check_ratios(images: ImageSet) -> RatioScores:
     """Return the measured ratios of a set of square pictures with the disc near the middle, such as the phantoms."""
-    blocks = [range(start, min(start + BLOCK, len(images))) for start in range(0, len(images), BLOCK)]
-    measured = [measure_cup_to_disc(image) for block in blocks for image in to_rgb_arrays(images.load(block))]
+    measured = [measure_cup_to_disc(image) for block in images.blocks() for image in to_rgb_arrays(block)]
     return summarise_ratios(images.name, images.classes, np.array(measured), images.labels)
 
 

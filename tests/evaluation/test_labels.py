@@ -13,8 +13,9 @@ from synthmed.classifier.config import ClassifierConfig
 from synthmed.classifier.training import Placement
 from synthmed.data.labels import Classes
 from synthmed.errors import CheckpointError, DataError
-from synthmed.evaluation import labels as label_check
-from synthmed.evaluation.labels import FOLDER, check_labels, open_classifier, score_labels, summarise_labels
+from synthmed.evaluation import label_classifier
+from synthmed.evaluation.label_classifier import FOLDER, open_classifier
+from synthmed.evaluation.labels import check_labels, score_labels, summarise_labels
 from synthmed.metrics.statistics import share_interval
 
 CPU = Placement(torch.device("cpu"), torch.float32)
@@ -93,7 +94,7 @@ def test_a_tenth_of_labels_swapped_is_seen_as_that(classifier, made, train, held
 
 def test_a_second_start_trains_nothing_and_finds_the_same(classifier, train, held_out, folder, monkeypatch):
     before = score_labels(classifier, held_out)
-    monkeypatch.setattr(label_check, "train_network", None)
+    monkeypatch.setattr(label_classifier, "train_network", None)
     renamed = dataclasses.replace(train, name="another name")
     again = open_classifier(renamed, folder, placement=CPU, config=TINY)
     assert score_labels(again, held_out) == before
@@ -115,7 +116,7 @@ def test_a_broken_kept_classifier_is_named(train, classifier, folder, tmp_path):
 
 
 def test_larger_images_are_made_smaller(train, tmp_path, monkeypatch):
-    monkeypatch.setattr(label_check, "MAX_SIZE", 16)
+    monkeypatch.setattr(label_classifier, "MAX_SIZE", 16)
     short = dataclasses.replace(TINY, steps=1)
     small = open_classifier(train, tmp_path, placement=CPU, config=short)
     assert small.size == 16 and small.image_size == (32, 32)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from synthmed.classifier.batches import mixed_batches
 from synthmed.classifier.config import ClassifierConfig
 from synthmed.classifier.training import Placement
 from synthmed.cli import app
@@ -24,7 +25,6 @@ from synthmed.data.shards.write import Sample, write_shard
 from synthmed.files.atomic import write_json
 from synthmed.metrics.classification import auroc
 from synthmed.study import comparison
-from synthmed.study.batches import arm_batches
 from synthmed.study.folders import open_comparison
 
 Run = Callable[..., tuple[int, str, str]]
@@ -208,7 +208,7 @@ def test_classes_of_the_synthetic_images_are_matched_by_name_or_alias(real, synt
     settings = ClassifierConfig(batch_size=8)
     compared = comparison.Comparison(folders, settings, ("synthetic",), 1, None, placement, None, None)
     _, sources = comparison.load_images(compared)
-    for images, labels in arm_batches(sources, {"synthetic": 8}, steps=3, balanced=True, seed=0):
+    for images, labels in mixed_batches(sources, {"synthetic": 8}, steps=3, balanced=True, seed=0):
         # The bright square of a sample stored as class 0 lies in the upper half.
         stored = (images[:, 0, 16:].float().mean(dim=(1, 2)) > images[:, 0, :16].float().mean(dim=(1, 2))).int()
         assert labels.tolist() == [1 - label if swapped else label for label in stored.tolist()]

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from synthmed.data.pixels import to_float, to_rgb_arrays, to_uint8
-from synthmed.data.sets.shard_images import ShardImages
+from synthmed.data.sets.image_set import ImageSet
 from synthmed.data.sheets import contact_sheet
 from synthmed.files.atomic import atomic_path
 from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, ModelConfig, save_model, with_training
@@ -61,7 +61,7 @@ class LatentSet(Dataset[tuple[Tensor, int]]):
 
 
 def encode_split(
-    autoencoder: FirstStage, images: ShardImages, *, flips: str, keep: str, cache: Path, device: torch.device
+    autoencoder: FirstStage, images: ImageSet, *, flips: str, keep: str, cache: Path, device: torch.device
 ) -> LatentSet:
     """Return the latents of a split, from `cache` if an earlier run has left them there.
 
@@ -73,8 +73,9 @@ def encode_split(
         cache: File of the latents; its name must tell everything that they depend on.
         device: What to encode on.
     """
+    labels = torch.from_numpy(images.labels)
     if cache.exists():
-        return LatentSet(load_file(cache)["latents"], images.labels)
+        return LatentSet(load_file(cache)["latents"], labels)
     axes = MIRRORS[flips]
     autoencoder = autoencoder.to(device).eval()
     latents = []
@@ -88,7 +89,7 @@ def encode_split(
     joined = torch.cat(latents)
     with atomic_path(cache) as part:
         save_file({"latents": joined.contiguous()}, part)
-    return LatentSet(joined, images.labels)
+    return LatentSet(joined, labels)
 
 
 def measure_latent_scale(latents: LatentSet, latent_channels: int) -> float:

@@ -15,7 +15,7 @@ from torch import nn
 
 from synthmed import __version__
 from synthmed.config.tables import to_dict
-from synthmed.data.sets.shard_images import ShardImages
+from synthmed.data.sets.image_set import ImageSet, open_images
 from synthmed.data.shards.read import ShardFolder, open_folder
 from synthmed.errors import CheckpointError, DataError, RecipeError
 from synthmed.files.atomic import write_json
@@ -132,9 +132,9 @@ def train_diffusion(request: StageRequest, autoencoder: Path) -> dict[str, Any]:
         if not processes.main:
             processes.wait()  # the first process fills the cache
         for split, flips in ((train, recipe.diffusion.flips), (validation, "none")):
-            images = ShardImages(split, size=recipe.data.size, channels=first_stage.config.vae.image_channels)
+            images = open_images(split, size=recipe.data.size, channels=first_stage.config.vae.image_channels)
             keep = recipe.diffusion.latents
-            key = hash_json([autoencoder_hash, split.content_hash, split.split, flips, keep, images.size])
+            key = hash_json([autoencoder_hash, split.content_hash, split.split, flips, keep, recipe.data.size])
             cache = request.run / "latents" / f"{split.split}-{key[:16]}.safetensors"
             latents.append(
                 encode_split(first_stage.autoencoder, images, flips=flips, keep=keep, cache=cache, device=device)
@@ -184,10 +184,10 @@ def _open_splits(request: StageRequest, processes: Processes) -> tuple[ShardFold
 
 def _open_images(
     request: StageRequest, model: ModelConfig, train: ShardFolder, validation: ShardFolder
-) -> tuple[ShardImages, ShardImages]:
+) -> tuple[ImageSet, ImageSet]:
     """Return the images of both splits as the model takes them."""
     size, channels = request.recipe.data.size, model.vae.image_channels
-    return ShardImages(train, size=size, channels=channels), ShardImages(validation, size=size, channels=channels)
+    return open_images(train, size=size, channels=channels), open_images(validation, size=size, channels=channels)
 
 
 def _open_autoencoder(request: StageRequest, path: Path, device: Any, processes: Processes) -> Pipeline:
