@@ -19,7 +19,7 @@ from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
 from synthmed.evaluation.artefacts import EYE_DATASETS, check_discs, check_grid
 from synthmed.evaluation.config import EvaluateRequest
-from synthmed.evaluation.copies import draw_pairs, find_copies
+from synthmed.evaluation.copies import find_copies
 from synthmed.evaluation.copy_spaces import CopyFeatures
 from synthmed.evaluation.duplicates import check_duplicates
 from synthmed.evaluation.label_classifier import LABEL_CLASSIFIER
@@ -27,6 +27,7 @@ from synthmed.evaluation.labels import check_labels
 from synthmed.evaluation.ratios import check_ratios
 from synthmed.evaluation.report import picture_path
 from synthmed.evaluation.sets import EvaluationSets
+from synthmed.evaluation.sheets import draw_pairs
 from synthmed.files.atomic import write_bytes
 from synthmed.runtime import device as devices
 from synthmed.runtime.progress import log

@@ -11,17 +11,11 @@ import numpy as np
 
 from synthmed.data.images import encode_image
 from synthmed.data.sets.image_set import ImageSet
-from synthmed.evaluation.pictures import (
-    Curve,
-    Score,
-    draw_examples,
-    draw_overlap,
-    draw_scores,
-    draw_sizes,
-    draw_spectra,
-)
+from synthmed.evaluation.overlap import draw_overlap
+from synthmed.evaluation.pictures import Curve, Score, draw_scores, draw_sizes, draw_spectra
 from synthmed.evaluation.results import score_title
 from synthmed.evaluation.scores import ALL, Featured
+from synthmed.evaluation.sheets import draw_examples
 from synthmed.files.atomic import write_bytes
 from synthmed.metrics.scores import SCORES
 from synthmed.plots import write_figure

@@ -22,7 +22,7 @@ from synthmed.data.images import encode_image
 from synthmed.data.shards.write import Sample, write_shard
 from synthmed.evaluation.content import open_by_content
 from synthmed.evaluation.feature_cache import features
-from synthmed.evaluation.pictures import principal_axes
+from synthmed.evaluation.overlap import principal_axes
 from synthmed.runtime.device import peak_memory_gib
 
 Result = TypeVar("Result")

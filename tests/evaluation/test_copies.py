@@ -17,9 +17,10 @@ from synthmed.data.labels import Classes
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.data.sets.reader import Reader
 from synthmed.errors import DataError
-from synthmed.evaluation.copies import CopyReport, draw_pairs, find_copies
+from synthmed.evaluation.copies import CopyReport, find_copies
 from synthmed.evaluation.copy_spaces import CopyFeatures, find_in_features
 from synthmed.evaluation.lookalikes import FINE, Lookalikes, fit
+from synthmed.evaluation.sheets import draw_pairs
 from synthmed.runtime.seeds import numpy_generator
 
 SIZE = 48

@@ -19,17 +19,9 @@ from PIL import Image
 
 from synthmed.data.images import encode_image
 from synthmed.evaluation.content import open_by_content
-from synthmed.evaluation.pictures import (
-    Curve,
-    Score,
-    draw_examples,
-    draw_overlap,
-    draw_scores,
-    draw_sizes,
-    draw_spectra,
-    principal_axes,
-    stack_rows,
-)
+from synthmed.evaluation.overlap import draw_overlap, principal_axes
+from synthmed.evaluation.pictures import Curve, Score, draw_scores, draw_sizes, draw_spectra
+from synthmed.evaluation.sheets import draw_examples, stack_rows
 from synthmed.plots import DPI, GENERATED_COLOURS, REAL_COLOUR, figure_png, new_figure, plain, write_figure
 
 NAMES = ("medfusion", "StyleGAN 3 with a rather long name", "_costs $5 or $6", "ddim-50", "a.b/c:train", "x")
