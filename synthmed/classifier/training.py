@@ -1,6 +1,6 @@
-"""Training one timm classifier, and what it says about the test images.
+"""Training one timm classifier, and its predictions.
 
-No model is selected: the last weights are tested, and neither the validation nor the test split has a part in training.
+No checkpoint is selected: the last weights are tested, and training uses neither the validation nor the test split.
 
 images: uint8 [N, 3, H, W], inside as float32 normalised with ImageNet's mean and standard deviation, which pretrained
 networks expect; logits: [N, K].

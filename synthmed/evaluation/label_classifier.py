@@ -75,13 +75,13 @@ def open_classifier(
         "device": placement.device.type,
         "precision": str(placement.dtype).removeprefix("torch."),
     }
-    # What a set is called does not change the weights.
+    # The name of a set does not change the weights.
     fingerprint = hash_json({**settings, "train": train.content_hash, "labels": train.labels.tolist()})
     path = folder / FOLDER / f"{fingerprint[:16]}.safetensors"
     if not path.exists():
         trained = _train(train.resized(size), config, placement, initial)
         write_bytes(path, save_tensors({k: v.cpu().contiguous() for k, v in trained.state_dict().items()}))
-    # Read also where it has just been written, so that a second start finds the same to the last digit.
+    # Also where it has just been written: a second start then finds the same to the last digit.
     network = _read_network(path, config.model, len(train.classes), placement)
     return LabelClassifier(network, train.classes, train.size, size, placement, settings)
 

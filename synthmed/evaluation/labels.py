@@ -1,7 +1,7 @@
 """Does a label show what it says: a classifier trained on real images reads the requested labels of other sets.
 
-What it finds on real images that it has not seen is the measure. A generated set can agree better than that, and it is
-no praise: its images may be clearer cases than real ones are, or copies of images that the classifier was trained on.
+Its agreement with the labels of real images that it has not seen is the measure. Better agreement of a generated set is
+no merit: its images may be clearer cases than real ones, or copies of images that the classifier was trained on.
 
 Shapes: N images, K classes, R resamples.
 """
@@ -73,14 +73,14 @@ class LabelScores:
 
 @dataclass(frozen=True)
 class LabelReport:
-    """One classifier, its ceiling and the sets that it has looked at."""
+    """One classifier, and what it reads from real and from generated images."""
 
     settings: dict[str, Any]
     held_out: LabelScores
     """Real images that the classifier has not seen."""
     generated: tuple[LabelScores, ...]
     differences: tuple[tuple[float, float], ...]
-    """Interval of each set's agreement less that of `held_out`; how good the classifier is takes part in both."""
+    """Interval of each set's agreement less that of `held_out`: the classifier's own errors are in both."""
 
 
 def check_labels(

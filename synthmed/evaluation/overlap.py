@@ -75,7 +75,8 @@ def _of_class(points: Values, labels: NDArray[np.int64] | None, label: int | Non
     if label is None:
         return points
     assert labels is not None
-    return points[labels == label]
+    chosen: Values = points[labels == label]
+    return chosen
 
 
 def _name_outer_axes(panels: NDArray[Any], used: int, x_label: str, y_label: str) -> None:

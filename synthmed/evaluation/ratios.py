@@ -1,4 +1,4 @@
-"""Cup-to-disc ratios of eyes by label: what glaucoma is drawn as in the phantoms, measured in every image."""
+"""Cup-to-disc ratios of eyes by label: phantoms with glaucoma are drawn with larger ones."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class RatioScores:
     """Measured ratios of a set, and how well they tell its labels apart."""
 
     rows: tuple[Ratios, ...]
-    """One a class, in label order."""
+    """One per class, in label order."""
     auroc: float | None
-    """Of the ratio itself, label 1 against label 0, on the images that could be measured; `None` where it has none of
-    a class, or there are more than two."""
+    """Of the ratio itself, label 1 against label 0, over the images that could be measured; `None` where a class has no
+    such image, or there are other than two classes."""
 
 
 def check_ratios(images: ImageSet) -> RatioScores:

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: what was found, as files in the output folder."""
+"""The pictures of an evaluation as files in the output folder."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def write_spectra(output: Path, artefacts: Mapping[str, Json]) -> None:
         values: np.ndarray[Any, np.dtype[np.float64]] = 10 ** (np.asarray(decibels)[1:] / 10)
         return values
 
-    # The mean grey, at frequency zero, has no place on these axes.
+    # Frequency zero, the mean grey value, is left out: the axes are logarithmic.
     figure = draw_spectra(
         np.asarray(spectra[0]["frequencies"])[1:],
         real=power(spectra[0]["real_db"]),

@@ -1,4 +1,4 @@
-"""Which images of a set are compared with which: the same classes on both sides, and as many of each."""
+"""Which images are compared: the same classes on both sides, and equally many of each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def balance_classes(
 ) -> ImageSet:
     """Return a random part of a set with as many images of every class, as the paper's reference sets are.
 
-    Groups take turns: no patient gives a second image of a class before every one has given the first.
+    Groups take turns: no patient's second image of a class is drawn before every patient's first.
 
     Args:
         images: The set.
@@ -50,10 +50,10 @@ def balance_classes(
         raise DataError(
             f"{images.name} has {counts[smallest]} images of class {images.classes[smallest]}, {max(wanted, 1)} are "
             "needed",
-            "fewer images a class, or a larger set",
+            "fewer images per class, or a larger set",
         )
     members = (np.flatnonzero(images.labels == label) for label in range(len(images.classes)))
-    chosen = [_draw(numbers, images.groups, wanted, generator) for numbers in members]
+    chosen = [_draw(indices, images.groups, wanted, generator) for indices in members]
     return images.subset(np.sort(np.concatenate(chosen)))
 
 
@@ -64,7 +64,7 @@ def _draw(
     order = generator.permutation(members)
     units, seen = unit_names(groups), Counter[str]()
     turns = []
-    for number in order:
-        turns.append(seen[units[number]])
-        seen[units[number]] += 1
+    for index in order:
+        turns.append(seen[units[index]])
+        seen[units[index]] += 1
     return order[np.argsort(turns, kind="stable")][:count]

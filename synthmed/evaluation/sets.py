@@ -26,7 +26,7 @@ class EvaluationSets:
     """What generated images are scored against."""
     generated: tuple[ImageSet, ...]
     training: ImageSet | None
-    """What the model was trained on, as far as it is known."""
+    """What the model was trained on; `None` where it is not known."""
     held_out: ImageSet | None
     """Real images of other patients than those."""
 
@@ -44,7 +44,7 @@ def open_sets(request: EvaluateRequest) -> EvaluationSets:
     opened = {request.real: real, f"{place}:{real.split}": real}
 
     def open_real(where: str) -> ImageSet:
-        # Most often the reference is the training split itself: it is opened once.
+        # The reference is often the training split itself, which is then opened once.
         if where not in opened:
             images = open_by_content(where, size=real.size, split="train", cache=request.cache)
             opened[where] = match_classes(real=real, generated=images)
@@ -73,7 +73,7 @@ def _open_generated(request: EvaluateRequest, real: ImageSet) -> tuple[ImageSet,
             raise DataError(f"--synthetic {where} holds the images of --real", "give the generated ones")
         sets.append(match_classes(real=real, generated=images))
     names = [images.name for images in sets]
-    # Two folders of the same name, such as a/shards and b/shards, are told apart by where they lie.
+    # Folders of the same name, such as a/shards and b/shards, are called by their whole paths.
     return tuple(
         images if names.count(images.name) == 1 else replace(images, name=where)
         for images, where in zip(sets, request.generated, strict=True)

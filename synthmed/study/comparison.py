@@ -1,6 +1,6 @@
 """The comparison of arms: which trainings are done, which are left, and their predictions on the real test images.
 
-The unit of work is one training (an arm and the number of its repetition). Its predictions are stored when it is
+The unit of work is one training (an arm and the index of its repetition). Its predictions are stored when it is
 finished, so the same command goes on with the next one.
 """
 
@@ -37,11 +37,11 @@ TRAININGS_FOLDER = f"{STATE_FOLDER}/trainings"
 
 @dataclass(frozen=True)
 class Training:
-    """One finished training and what it says about the test images."""
+    """One finished training and its predictions for the test images."""
 
     arm: str
     repetition: int
-    """0, 1, ... among those of its arm."""
+    """Index among the trainings of its arm."""
     probabilities: NDArray[np.float64]
     """[N, K], in the order of the test split."""
     final_loss: float
@@ -110,8 +110,8 @@ def run_comparison(comparison: Comparison, output: Path, *, overwrite: bool = Fa
             StopSignal() as stop,
             progress("training classifiers", total, "steps", done=finished * config.steps) as advance,
         ):
-            for number, (arm, repetition) in enumerate(missing, start=finished):
-                kept = f"{number} of {len(plan)} trainings are finished; run the same command again to go on"
+            for done, (arm, repetition) in enumerate(missing, start=finished):
+                kept = f"{done} of {len(plan)} trainings are finished; run the same command again to go on"
                 training = _run_training(comparison, arm, repetition, sources, test, _Steps(stop, kept, advance))
                 write_json(paths[arm, repetition], _to_json(training))
                 _log_training(comparison, training)
@@ -120,7 +120,7 @@ def run_comparison(comparison: Comparison, output: Path, *, overwrite: bool = Fa
 
 @dataclass(frozen=True)
 class _Steps:
-    """What happens after each step: the bar moves, and a signal that has come ends the run."""
+    """What happens after each step: the progress bar moves, and a received signal ends the run."""
 
     stop: StopSignal
     kept: str

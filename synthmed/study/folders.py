@@ -20,7 +20,7 @@ class ComparisonFolders:
     test: ShardFolder
     """The real `test` split."""
     notes: tuple[str, ...]
-    """What the user should know though it is no error."""
+    """What the user should know, although it is no error."""
 
     @property
     def classes(self) -> Classes:
