@@ -6,26 +6,25 @@ brings, which was trained on other phantoms.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from synthmed.classifier.config import ClassifierConfig
 from synthmed.classifier.training import Placement
-from synthmed.data.images import decode_image
+from synthmed.data.pixels import to_rgb_arrays
 from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
-from synthmed.data.shards.read import ShardFolder, open_folder
-from synthmed.data.shards.samples import read_image_bytes
+from synthmed.data.sets.image_set import ImageSet, open_images
+from synthmed.data.shards.read import open_folder
 from synthmed.data.sheets import contact_sheet
-from synthmed.evaluation.ratios import Ratios, RatioScores, summarise_ratios
+from synthmed.evaluation.ratios import Ratios, check_ratios
 from synthmed.files.atomic import atomic_file
 from synthmed.files.content import hash_file
 from synthmed.generators import registry
 from synthmed.generators.families import read_header
-from synthmed.phantoms.cup_to_disc import MEASUREMENT_ERROR, measure_cup_to_disc
+from synthmed.phantoms.cup_to_disc import MEASUREMENT_ERROR
 from synthmed.phantoms.drawing import BEST_AUROC
 from synthmed.phantoms.release import phantom_release
 from synthmed.production.plan import GenerateConfig
@@ -68,13 +67,12 @@ def run_demo(output: Path, *, device: str = "auto", seed: int = 0, overwrite: bo
     log("3/4 training a small ResNet on real, on synthetic and on both, testing on real images")
     comparison = _compare(output, device, seed, overwrite)
     log("4/4 measuring the cup-to-disc ratio of every image")
-    folders = {"real": open_folder(output / "real", "train"), "synthetic": open_folder(output / "synthetic", "train")}
-    images = {kind: _read_images(folder) for kind, folder in folders.items()}
-    measured = {kind: _measure(kind, folder, images[kind]) for kind, folder in folders.items()}
+    images = {kind: open_images(open_folder(output / kind, "train")) for kind in ("real", "synthetic")}
+    measured = {kind: check_ratios(replace(found, name=kind)) for kind, found in images.items()}
     ratios = tuple(row for found in measured.values() for row in found.rows)
     scores = {kind: found.auroc for kind, found in measured.items()}
     sheet = output / "samples.png"
-    _write_sheet(sheet, folders, images)
+    _write_sheet(sheet, images)
     return DemoResult(comparison, ratios, scores, BEST_AUROC, sheet)
 
 
@@ -104,24 +102,15 @@ def _compare(output: Path, device: str, seed: int, overwrite: bool) -> dict[str,
     return results
 
 
-def _read_images(folder: ShardFolder) -> NDArray[np.uint8]:
-    return np.stack([decode_image(read_image_bytes(entry), entry.key) for entry in folder.entries])
-
-
-def _measure(kind: str, folder: ShardFolder, images: NDArray[np.uint8]) -> RatioScores:
-    labels = np.array([entry.label for entry in folder.entries])
-    return summarise_ratios(kind, folder.classes, np.array([measure_cup_to_disc(image) for image in images]), labels)
-
-
-def _write_sheet(path: Path, folders: dict[str, ShardFolder], images: dict[str, NDArray[np.uint8]]) -> None:
+def _write_sheet(path: Path, images: dict[str, ImageSet]) -> None:
     """Write a sheet with a row of real and a row of synthetic images for each label."""
     from PIL import Image
 
     chosen, titles = [], []
-    for label, name in enumerate(folders["real"].classes):
-        for kind, folder in folders.items():
-            labels = np.array([entry.label for entry in folder.entries])
-            chosen.append(images[kind][labels == label][:SHEET_COLUMNS])
+    for label, name in enumerate(images["real"].classes):
+        for kind, found in images.items():
+            shown = np.flatnonzero(found.labels == label)[:SHEET_COLUMNS]
+            chosen.append(to_rgb_arrays(found.load(shown)))
             titles.append(f"{kind}: {name}")
     sheet = contact_sheet(np.concatenate(chosen), SHEET_COLUMNS, row_titles=titles)
     picture = Image.fromarray(sheet)

@@ -221,37 +221,36 @@ def make_image_set() -> MakeImageSet:
     """
     import numpy as np
 
-    from synthmed.data.prepare.scan import hash_pixels
-    from synthmed.data.sets.image_set import ImageSet
+    from synthmed.data.images import encode_image
+    from synthmed.data.labels import Classes
+    from synthmed.data.sets.image_set import CACHE_BYTES, ImageSet, make_set
+    from synthmed.data.sets.reader import Reader
+    from synthmed.data.sets.sources import Listing
 
-    class Reader:
-        def __init__(self, arrays: Any) -> None:
-            self.arrays = arrays
-
-        def read(self, position: int) -> Any:
-            return self.arrays[position]
-
-    def make(images: Any, labels: Any, *, name: str = "set", classes: Any = ("no", "yes"), **changes: Any) -> ImageSet:
+    def make(
+        images: Any,
+        labels: Any,
+        *,
+        name: str = "set",
+        classes: Any = ("no", "yes"),
+        kind: str = "real",
+        groups: Any = (),
+    ) -> ImageSet:
         arrays = np.ascontiguousarray(np.asarray(images, dtype=np.uint8).transpose(0, 2, 3, 1))
-        count = len(arrays)
-        reader: Any = Reader(arrays)
-        settings: dict[str, Any] = {
-            "kind": "real",
-            "dataset": None,
-            "split": None,
-            "keys": tuple(f"{name}-{number}" for number in range(count)),
-            "groups": ("",) * count,
-            "size": arrays.shape[1:3],
-            "pixel_hashes": tuple(hash_pixels(array) for array in arrays),
-            "aliases": {},
-        }
-        return ImageSet(
+        keys = [f"{name}-{index}" for index in range(len(arrays))]
+        listing = Listing(
             name=name,
-            classes=tuple(classes),
-            labels=np.asarray(labels, dtype=np.int64),
-            _reader=reader,
-            _positions=np.arange(count),
-            **{**settings, **changes},
+            kind=kind,
+            dataset=None,
+            split=None,
+            classes=classes if isinstance(classes, Classes) else Classes(tuple(classes)),
+            labels=labels,
+            keys=keys,
+            groups=groups or [""] * len(arrays),
+            read=lambda index: encode_image(arrays[index], "png"),
+            title=keys.__getitem__,
         )
+        size = arrays.shape[1:3]
+        return make_set(listing, Reader(listing, size, cache_bytes=CACHE_BYTES, keep="whole"), size)
 
     return make

@@ -1,4 +1,4 @@
-"""Light augmentation of classifier batches: flips, small moves, brightness and contrast, one set of draws an image.
+"""Light augmentation of classifier batches: flips, small moves, brightness and contrast, drawn for each image.
 
 images: [N, 3, H, W] float in [-1, 1].
 """

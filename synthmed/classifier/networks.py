@@ -27,7 +27,7 @@ def check_model(name: str, size: int | None) -> None:
     check_name(name)
     facts = timm.get_pretrained_cfg(name)
     if facts is not None and facts.fixed_input_size and size != facts.input_size[-1]:
-        # Vision transformers, for one: their position embedding is made for one size.
+        # Vision transformers, for example: their position embedding is made for one size.
         raise UsageError(
             f"{name} takes images of one size only", f"use --size {facts.input_size[-1]}, or a model such as resnet50"
         )
@@ -51,8 +51,8 @@ def load_pretrained_weights(name: str) -> dict[str, Tensor]:
     log(f"fetching the pretrained weights of {name} from huggingface.co/{source}, unless they are in the cache")
     try:
         network: nn.Module = timm.create_model(name, pretrained=True)
-    # Building the network has worked above, so what fails is the fetching: with a different error in each version of
-    # the hub's client, some of them no OSError.
+    # The network was built above, so that only fetching can fail: with another error in each version of the hub's
+    # client, not always an OSError.
     except Exception as error:
         remedy = f"bring model.safetensors of huggingface.co/{source} to this machine and use --weights FILE"
         raise CheckpointError(f"no pretrained weights of {name} to be had: {type(error).__name__}", remedy) from error

@@ -1,6 +1,6 @@
-"""Training one timm classifier, and what it says about the test images.
+"""Training one timm classifier, and its predictions.
 
-No model is selected: the last weights are tested, and neither the validation nor the test split has a part in training.
+No checkpoint is selected: the last weights are tested, and training uses neither the validation nor the test split.
 
 images: uint8 [N, 3, H, W], inside as float32 normalised with ImageNet's mean and standard deviation, which pretrained
 networks expect; logits: [N, K].
@@ -8,8 +8,9 @@ networks expect; logits: [N, K].
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +24,10 @@ from synthmed.classifier.augmentation import augment
 from synthmed.classifier.config import ClassifierConfig
 from synthmed.classifier.networks import build_network
 from synthmed.data.pixels import to_float
-from synthmed.errors import TrainingError
+from synthmed.data.sets.image_set import ImageSet
+from synthmed.errors import DeviceError, TrainingError
 from synthmed.runtime import device as devices
 from synthmed.runtime.seeds import derive_seed, torch_generator
-from synthmed.study.batches import ImageSource
 from synthmed.training.learning_rates import warmup_cosine
 
 # ImageNet's mean and standard deviation are given for [0, 1]; ours is [-1, 1].
@@ -76,21 +77,17 @@ def train_network(
     initial: Mapping[str, Tensor] | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> tuple[nn.Module, float]:
-    """Train one classifier.
+    """Train one classifier and return it with its loss, the mean over the last tenth of the steps.
 
     Args:
         batches: `config.steps` batches of images (uint8) and labels.
         num_classes: K.
         config: Settings.
         arm: Goes into the seeds of augmentation.
-        repetition: Number of the training among those of its arm; it starts from the same
-            weights in each arm.
+        repetition: Index among the trainings of its arm; those of the same index start from the same weights.
         placement: Device and number type.
         initial: Weights to start from instead of random ones, without those of the head.
         on_step: Called after each step.
-
-    Returns:
-        The network, and the mean loss of the last tenth of the steps.
 
     Raises:
         TrainingError: The loss is not finite.
@@ -100,16 +97,35 @@ def train_network(
         # Initial weights, dropout and stochastic depth draw from torch's global generator.
         torch.manual_seed(derive_seed(config.seed, "classifier", repetition))
         network = build_network(config.model, num_classes, initial).to(memory_format=torch.channels_last).to(device)
-        optimizer = make_optimizer(network, config)
-        losses = []
+        optimizer, losses = make_optimizer(network, config), list[float]()
         for step, (images, labels) in enumerate(batches):
             generator = torch_generator(config.seed, "classifier", arm, repetition, step)
             shown = augment(to_float(images.to(device)), generator, flips=config.flips, light=config.augment)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, config)
+            set_learning_rate(optimizer, learning_rate(step, config))
             losses.append(_train_step(network, optimizer, shown, labels.to(device), placement, step))
             on_step()
     return network, float(np.mean(losses[-max(1, len(losses) // 10) :]))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give all parameters one learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+@contextlib.contextmanager
+def naming_lack_of_memory(config: ClassifierConfig, remedy: str) -> Iterator[None]:
+    """Turn a lack of memory into an error that says what to do.
+
+    Raises:
+        DeviceError: The device's or the machine's memory is used up.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not devices.is_out_of_memory(error):
+            raise
+        raise DeviceError(f"out of memory in batches of {config.batch_size} images", remedy) from error
 
 
 def _train_step(
@@ -135,16 +151,8 @@ def _train_step(
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, images: ImageSource, device: torch.device) -> NDArray[np.float64]:
+def predict(network: nn.Module, images: ImageSet, device: torch.device) -> NDArray[np.float64]:
     """Return the probability of each class for each image: [N, K], in float32 arithmetic."""
     network.eval()
-    parts = []
-    for numbers in _slices(len(images.labels), TEST_BATCH_SIZE):
-        logits = network(normalise(to_float(images.load(numbers).to(device))))
-        parts.append(logits.double().softmax(dim=1).cpu().numpy())
-    probabilities: NDArray[Any] = np.concatenate(parts)
-    return probabilities
-
-
-def _slices(count: int, size: int) -> Iterable[Sequence[int]]:
-    return (range(start, min(start + size, count)) for start in range(0, count, size))
+    logits = (network(normalise(to_float(block.to(device)))) for block in images.blocks(TEST_BATCH_SIZE))
+    return np.concatenate([part.double().softmax(dim=1).cpu().numpy() for part in logits])

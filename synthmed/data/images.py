@@ -9,7 +9,7 @@ import io
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,6 @@ ImageFormat = Literal["png", "webp", "jpg"]
 ResizeMethod = Literal["crop", "stretch"]
 DigitalSource = Literal["trainedAlgorithmicMedia", "algorithmicMedia"]
 
-IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 DECODED_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 MAX_PIXELS = 64_000_000  # 192 MB as RGB; the largest photographs of the supported releases have about 20 million

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
@@ -81,6 +82,28 @@ class Classes(Sequence[str]):
             next((label for word in (name, *other.words_for(name)) if (label := self.find(word)) is not None), None)
             for name in other
         )
+
+    def match(self, other: Classes, used: Collection[int], *, here: str, there: str) -> tuple[int | None, ...]:
+        """Return for each class of another source the label that it has here; `None` for an unknown one without images.
+
+        Args:
+            other: Classes of the other source, in any order and by any name that either side knows.
+            used: Labels of the other source that have images: a class that is only named there need not be known here.
+            here: What errors call the source of these classes.
+            there: What errors call the other one.
+
+        Raises:
+            DataError: A class with images is none of these, or several mean the same.
+        """
+        found = self.labels_of(other)
+        if unknown := [word for label, word in enumerate(other) if found[label] is None and label in used]:
+            raise DataError(
+                f"the classes differ: {', '.join(unknown)} of {there} is none of {', '.join(self)} of {here}",
+                "give both the same names, e.g. with synthmed pack --class",
+            )
+        if repeated := [label for label, count in Counter(found).items() if label is not None and count > 1]:
+            raise DataError(f"several classes of {there} mean {self[repeated[0]]}")
+        return found
 
     def words_for(self, name: str) -> tuple[str, ...]:
         """Return the aliases of a class."""

@@ -1,7 +1,7 @@
-"""What is wrong with generated images, beyond their scores: each check with the sets that it needs, as JSON values.
+"""What is wrong with generated images beyond their scores: each check on the sets that it needs, as JSON values.
 
-A set that is too small for a check, or has no held-out images beside it, ends that check and not the evaluation: the
-reason is logged and stands in the notes.
+Where a set is too small for a check, or there are no held-out images, that check is left out and the evaluation goes
+on: the reason is logged and kept in the notes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from synthmed.classifier.training import Placement
 from synthmed.data.images import encode_image
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
-from synthmed.evaluation.artefacts import EYE_DATASETS, check_discs, check_duplicates, check_grid
+from synthmed.evaluation.artefacts import EYE_DATASETS, check_discs, check_grid
 from synthmed.evaluation.config import EvaluateRequest
-from synthmed.evaluation.copies import draw_pairs, find_copies
+from synthmed.evaluation.copies import find_copies
 from synthmed.evaluation.copy_spaces import CopyFeatures
-from synthmed.evaluation.labels import LABEL_CLASSIFIER, check_labels
+from synthmed.evaluation.duplicates import check_duplicates
+from synthmed.evaluation.label_classifier import LABEL_CLASSIFIER
+from synthmed.evaluation.labels import check_labels
 from synthmed.evaluation.ratios import check_ratios
 from synthmed.evaluation.report import picture_path
 from synthmed.evaluation.sets import EvaluationSets
+from synthmed.evaluation.sheets import draw_pairs
 from synthmed.files.atomic import write_bytes
 from synthmed.runtime import device as devices
 from synthmed.runtime.progress import log
@@ -67,7 +70,7 @@ def copies(
 
 
 def labels(request: EvaluateRequest, sets: EvaluationSets, device: torch.device, notes: Notes) -> Json | None:
-    """Return how requested labels agree with what a classifier of real images sees, and in phantoms a ruler."""
+    """Return how requested labels agree with a classifier, and in phantoms with measured cup-to-disc ratios."""
     if not _asked("labels", request, sets, notes) or sets.training is None or sets.held_out is None:
         return None
     log("reading labels with a classifier of real images")
@@ -87,7 +90,7 @@ def labels(request: EvaluateRequest, sets: EvaluationSets, device: torch.device,
 
 
 def artefacts(request: EvaluateRequest, sets: EvaluationSets, notes: Notes) -> dict[str, Json]:
-    """Return grid patterns, wrong numbers of optic discs and near-duplicates of each generated set."""
+    """Return grid patterns, missing or surplus optic discs and near-duplicates of each generated set."""
     if "artefacts" not in request.config.checks:
         return {}
     found: dict[str, Json] = {}
@@ -112,7 +115,7 @@ def _artefacts(real: ImageSet, generated: ImageSet, seed: int) -> Json:
 
 
 def _asked(check: str, request: EvaluateRequest, sets: EvaluationSets, notes: Notes) -> bool:
-    """Say whether a check is asked for and has the real images that it needs on both sides."""
+    """Say whether a check is asked for, and has the training and the held-out images that it needs."""
     if check not in request.config.checks:
         return False
     with _noted(check, notes):
@@ -124,7 +127,7 @@ def _asked(check: str, request: EvaluateRequest, sets: EvaluationSets, notes: No
 
 @contextlib.contextmanager
 def _noted(check: str, notes: Notes) -> Iterator[None]:
-    """Let a check end with what its images lack."""
+    """Note why a check cannot be made, and go on."""
     try:
         yield
     except DataError as error:

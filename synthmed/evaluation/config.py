@@ -18,9 +18,9 @@ class EvaluateConfig:
     features: tuple[str, ...] = ("inception",)
     """Extractors: inception, radiomic, or timm:MODEL."""
     checks: tuple[str, ...] = CHECKS
-    """What is asked: scores, copies, labels, artefacts."""
+    """What is looked into: scores, copies, labels, artefacts."""
     balanced: bool = True
-    """Compare as many images of every class, and as many of every generated set."""
+    """Compare equally many images of every class, and of every generated set."""
     size: int | None = None
     """Side of all images in pixels; None takes that of the real ones."""
     false_alarms: float = 0.01
@@ -40,7 +40,7 @@ class EvaluateRequest:
     """Where the images lie and where results go."""
 
     real: str
-    """Reference images: PLACE or PLACE:SPLIT; of shards with several splits `train`, which the model was shown."""
+    """Reference images: PLACE or PLACE:SPLIT; of several splits `train`, on which models are trained."""
     generated: tuple[str, ...]
     """Generated sets, in the order of tables."""
     output: Path
@@ -52,7 +52,7 @@ class EvaluateRequest:
     weights: Mapping[str, Path] = field(default_factory=dict)
     """File of weights by extractor; what is missing is looked for in the libraries' caches."""
     download: bool = False
-    """Fetch weights that are nowhere on this machine."""
+    """Download weights that are not on this machine."""
     cache: Path | None = None
     """Folder in which features are kept; None keeps none."""
     baselines: tuple[Path, ...] = ()

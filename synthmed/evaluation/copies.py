@@ -1,7 +1,7 @@
 """Whether a model copies its training images: the nearest one of each generated image, against held-out real images.
 
-How near is too near is told by real images of other patients: nearness is ranked among theirs, so that a stated share
-of honest images is suspected, whatever the data. Two spaces are searched, pixels and features (`copy_spaces`).
+Real images of other patients tell how near is too near: an image is ranked among them, so that a stated share of honest
+images is suspected, whatever the data. Two spaces are searched, pixels and features (`copy_spaces`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from synthmed.data.images import ImageArray
-from synthmed.data.pixels import to_rgb_arrays
 from synthmed.data.sets.image_set import ImageSet
-from synthmed.data.sheets import contact_sheet
 from synthmed.errors import DataError
-from synthmed.evaluation.copy_spaces import CopyFeatures, Neighbours, compare, find_in_features, find_in_pixels
+from synthmed.evaluation.copy_spaces import CopyFeatures, Neighbours, Space, compare, find_in_features, find_in_pixels
 from synthmed.evaluation.lookalikes import Lookalikes
 from synthmed.metrics.memorisation import authenticity, conformal_ranks, copying_z, count_p_value, data_copying
 from synthmed.metrics.statistics import unit_names
@@ -27,13 +24,12 @@ Floats = NDArray[np.float64]
 
 FALSE_ALARM_RATE = 0.01
 MIN_HELD_OUT = 20
-"""Fewer held-out images could not tell one false alarm in twenty."""
+"""With fewer held-out images a rate of one false alarm in twenty could not be set."""
 SAME_IMAGE = 1e-3
 """Pixel distance up to which a held-out image is a training image."""
 NUM_CLOSEST = 8
 CELL_IMAGES, MAX_CELLS = 40, 10
-"""Held-out images for each cell of C_T, and the most cells."""
-AMPLIFIED = 4
+"""Held-out images per cell of C_T, and the largest number of cells."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +40,9 @@ class Match:
     mirrored: bool
     distance: float
     ratio: float
-    """To the median distance of other patients' images among the nearest: about 1 for an honest image, 0 for a copy."""
+    """Distance over the median distance of other patients' images among the nearest: about 1, and 0 for a copy."""
     p: float
-    """Share of held-out images whose ratio is as small, the image itself counted in."""
+    """Share of held-out images whose ratio is as small or smaller, the image itself counted as one of them."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class CopyRow:
 
     @property
     def closest(self) -> Match:
-        """The match of the space that speaks louder."""
+        """The match in the space with the smaller p-value."""
         return self.features if self.features and self.features.p < self.pixels.p else self.pixels
 
 
@@ -72,7 +68,7 @@ class FeatureScores:
 
     extractor: str
     authenticity: float
-    """Share of the generated images that are farther from the nearest training image than that is from the next."""
+    """Share of generated images that are farther from their nearest training image than that one is from its own."""
     c_t: float | None
     """See `metrics.memorisation.DataCopying`, as `cells`."""
     cells: tuple[float | None, ...]
@@ -83,17 +79,17 @@ class CopyReport:
     """Whether generated images are copies of training images. Its keys name real patients' images."""
 
     rows: tuple[CopyRow, ...]
-    """One a generated image, in their order."""
+    """One per generated image, in their order."""
     closest_held_out: tuple[CopyRow, ...]
     """The held-out images nearest to training: look at them, for they set the bar. p is their own rank."""
     count: int
     """Suspects."""
     expected: float
-    """Suspects among as many held-out images."""
+    """Suspects to expect among as many honest images."""
     p_value: float
     """Probability of as many or more suspects if the generated images were held-out ones."""
     false_alarm_rate: float
-    """As used: the largest up to the one asked for that `num_held_out` can tell, at least 1 / (num_held_out + 1)."""
+    """As used: the largest multiple of 1 / (num_held_out + 1) up to the rate asked for, and at least one of them."""
     num_held_out: int
     left_out: tuple[str, ...]
     """Held-out images that are training images: a fault of the data."""
@@ -115,8 +111,8 @@ def find_copies(
 ) -> CopyReport:
     """Return the nearest training image of each generated one, and which are suspiciously near.
 
-    The spaces' scores are brought to one scale, that of the held-out images, and the lower one counts; its rank among
-    the held-out ones is the p-value, so that two spaces need no more held-out images than one.
+    The scores of both spaces are brought to one scale, that of the held-out images, and the lower one counts. Its rank
+    among the held-out images is the p-value, so that two spaces need no more held-out images than one.
 
     Args:
         training: The images that the model was trained on.
@@ -131,79 +127,10 @@ def find_copies(
         DataError: Fewer than 20 held-out or two training images, a patient in both, or features that do not fit.
     """
     _check(training, held_out, generated, features)
-    search = Lookalikes(training, device)
-    found = [tuple(find_in_pixels(search, images) for images in (held_out, generated))]
-    kept = found[0][0].distances[:, 0] > SAME_IMAGE
-    num_held_out = int(kept.sum())
-    if num_held_out < MIN_HELD_OUT:
-        raise DataError(
-            f"{len(kept) - num_held_out} of {len(kept)} held-out images are training images", "bring others"
-        )
-    if features:
-        found.append(tuple(find_in_features(features, images) for images in (features.held_out, features.generated)))
-    units = np.array(unit_names(training.groups))
-    spaces = [compare(held.subset(kept), made, units) for held, made in found]
-    held_scores, scores = (np.min(both, axis=0) for both in zip(*(space.scores() for space in spaces), strict=True))
-    rank = max(1, int(false_alarm_rate * (num_held_out + 1) + 1e-9))
-    ranks, held_ranks = conformal_ranks(scores, held_scores), conformal_ranks(held_scores, held_scores) - 1
-    rows = _rows(
-        generated.keys,
-        training.keys,
-        [(s.generated, s.generated_ratios, _p_values(s.generated_ratios, s.held_out_ratios)) for s in spaces],
-        ranks / (num_held_out + 1),
-        ranks <= rank,
-    )
-    held_rows = _rows(
-        [key for key, keep in zip(held_out.keys, kept, strict=True) if keep],
-        training.keys,
-        [(s.held_out, s.held_out_ratios, _p_values(s.held_out_ratios, s.held_out_ratios)) for s in spaces],
-        held_ranks / num_held_out,
-        held_ranks <= rank,
-    )
-    count = int((ranks <= rank).sum())
-    pixels = spaces[0]
-    return CopyReport(
-        rows=rows,
-        closest_held_out=tuple(held_rows[number] for number in np.argsort(held_scores, kind="stable")[:NUM_CLOSEST]),
-        count=count,
-        expected=len(generated) * rank / (num_held_out + 1),
-        p_value=count_p_value(count, num_generated=len(generated), num_held_out=num_held_out, rank=rank),
-        false_alarm_rate=rank / (num_held_out + 1),
-        num_held_out=num_held_out,
-        left_out=tuple(key for key, keep in zip(held_out.keys, kept, strict=True) if not keep),
-        pixel_z=copying_z(held_out=pixels.held_out.distances[:, 0], generated=pixels.generated.distances[:, 0]),
-        features=_feature_scores(features, kept, generator) if features else None,
-    )
-
-
-def draw_pairs(report: CopyReport, *, training: ImageSet, generated: ImageSet, pairs: int = 12) -> ImageArray:
-    """Return a sheet of the generated images nearest to training images, to be saved only where patients may be shown.
-
-    A row holds the generated image, its nearest training image (mirrored where that fits), and four times their
-    difference. The second column is REAL PATIENTS: such a sheet must not go where the training images may not.
-
-    Args:
-        report: Of these sets.
-        training: Of one image size with the generated images.
-        generated: The images of the report's rows.
-        pairs: Rows at most.
-    """
-    places = {key: number for number, key in enumerate(training.keys)}
-    chosen = sorted(
-        range(len(report.rows)), key=lambda number: (report.rows[number].p, report.rows[number].closest.ratio)
-    )
-    chosen = chosen[:pairs]
-    matches = [report.rows[number].closest for number in chosen]
-    made = to_rgb_arrays(generated.load(chosen))
-    real = to_rgb_arrays(training.load([places[match.key] for match in matches]))
-    tiles = []
-    for image, other, match in zip(made, real, matches, strict=True):
-        shown = other[:, ::-1] if match.mirrored else other
-        difference = np.abs(image.astype(np.int64) - shown) * AMPLIFIED
-        tiles += [image, shown, np.minimum(difference, 255).astype(np.uint8)]
-    # No keys: they are long, and those of real images are no matter for a picture.
-    titles = [f"p {report.rows[number].p:.3g}{' suspect' * report.rows[number].suspect}" for number in chosen]
-    return contact_sheet(np.stack(tiles), 3, row_titles=titles)
+    spaces, kept = _search(training, held_out, generated, features, device)
+    ranking = _rank(spaces, false_alarm_rate)
+    scores = _feature_scores(features, kept, generator) if features else None
+    return _report(spaces, ranking, kept, training.keys, held_out.keys, generated.keys, scores)
 
 
 def _check(training: ImageSet, held_out: ImageSet, generated: ImageSet, features: CopyFeatures | None) -> None:
@@ -228,39 +155,96 @@ def _check(training: ImageSet, held_out: ImageSet, generated: ImageSet, features
             raise DataError(f"there are {given} rows of {features.name} features for {expected} images")
 
 
-def _p_values(ratios: Floats, held_out: Floats) -> Floats:
-    """Return conformal p-values; those of the held-out images themselves, which count themselves once more."""
-    return conformal_ranks(ratios, held_out) / (len(held_out) + 1)
+def _search(
+    training: ImageSet, held_out: ImageSet, generated: ImageSet, features: CopyFeatures | None, device: torch.device
+) -> tuple[list[Space], NDArray[np.bool_]]:
+    """Return what is found in each space, pixels first, and which held-out images are no training images, [H]."""
+    search = Lookalikes(training, device)
+    found = [tuple(find_in_pixels(search, images) for images in (held_out, generated))]
+    kept = found[0][0].distances[:, 0] > SAME_IMAGE
+    if kept.sum() < MIN_HELD_OUT:
+        raise DataError(f"{(~kept).sum()} of {len(kept)} held-out images are training images", "bring others")
+    if features:
+        found.append(tuple(find_in_features(features, images) for images in (features.held_out, features.generated)))
+    units = np.array(unit_names(training.groups))
+    return [compare(held.subset(kept), made, units) for held, made in found], kept
 
 
-def _rows(
-    keys: Sequence[str],
-    training_keys: Sequence[str],
-    spaces: Sequence[tuple[Neighbours, Floats, Floats]],
-    p_values: Floats,
-    suspects: NDArray[np.bool_],
-) -> tuple[CopyRow, ...]:
-    """Return rows of neighbours, ratios and p-values in each space."""
+@dataclass(frozen=True, eq=False)
+class _Ranking:
+    """Where images stand among the held-out ones by their scores, the nearest to training first: ranks from 1."""
 
-    def match(number: int, found: Neighbours, ratios: Floats, its_p_values: Floats) -> Match:
-        return Match(
-            key=training_keys[int(found.indices[number, 0])],
-            mirrored=bool(found.mirrored[number, 0]),
-            distance=float(found.distances[number, 0]),
-            ratio=float(ratios[number]),
-            p=float(its_p_values[number]),
-        )
+    generated: NDArray[np.int64]
+    """[M]: held-out images at least as near, and one."""
+    held_out: NDArray[np.int64]
+    """[H]: held-out images at least as near, the image itself among them."""
+    closest: NDArray[np.int64]
+    """Indices of the held-out images, the nearest first."""
+    limit: int
+    """Rank up to which an image is a suspect."""
 
-    return tuple(
-        CopyRow(
-            key=key,
-            pixels=match(number, *spaces[0]),
-            features=match(number, *spaces[1]) if len(spaces) > 1 else None,
-            p=float(p_values[number]),
-            suspect=bool(suspects[number]),
-        )
-        for number, key in enumerate(keys)
+
+def _rank(spaces: Sequence[Space], false_alarm_rate: float) -> _Ranking:
+    """Return the ranks of images by the lower of their scores in all spaces."""
+    held_out, generated = (np.min(both, axis=0) for both in zip(*(space.scores() for space in spaces), strict=True))
+    return _Ranking(
+        generated=conformal_ranks(generated, held_out),
+        held_out=conformal_ranks(held_out, held_out) - 1,
+        closest=np.argsort(held_out, kind="stable"),
+        # A rate such as 0.01 times 100 may come out as 0.9999...
+        limit=max(1, int(false_alarm_rate * (len(held_out) + 1) + 1e-9)),
     )
+
+
+def _report(
+    spaces: Sequence[Space],
+    ranking: _Ranking,
+    kept: NDArray[np.bool_],
+    training_keys: Sequence[str],
+    held_out_keys: Sequence[str],
+    generated_keys: Sequence[str],
+    scores: FeatureScores | None,
+) -> CopyReport:
+    made, held = [], []
+    for space in spaces:
+        made.append(_matches(training_keys, space.generated, space.generated_ratios, space.held_out_ratios))
+        held.append(_matches(training_keys, space.held_out, space.held_out_ratios, space.held_out_ratios))
+    kept_keys = [key for key, keep in zip(held_out_keys, kept, strict=True) if keep]
+    size, limit, pixels = len(kept_keys), ranking.limit, spaces[0]
+    count = int((ranking.generated <= limit).sum())
+    return CopyReport(
+        rows=tuple(_row(generated_keys, made, k, rank, size + 1, limit) for k, rank in enumerate(ranking.generated)),
+        closest_held_out=tuple(
+            _row(kept_keys, held, k, ranking.held_out[k], size, limit) for k in ranking.closest[:NUM_CLOSEST]
+        ),
+        count=count,
+        expected=len(generated_keys) * limit / (size + 1),
+        p_value=count_p_value(count, num_generated=len(generated_keys), num_held_out=size, rank=limit),
+        false_alarm_rate=limit / (size + 1),
+        num_held_out=size,
+        left_out=tuple(key for key, keep in zip(held_out_keys, kept, strict=True) if not keep),
+        pixel_z=copying_z(held_out=pixels.held_out.distances[:, 0], generated=pixels.generated.distances[:, 0]),
+        features=scores,
+    )
+
+
+def _row(
+    keys: Sequence[str], matches: Sequence[Sequence[Match]], index: int, rank: np.int64, of: int, limit: int
+) -> CopyRow:
+    """Return the row of one image, whose rank is that among `of` images."""
+    features = matches[1][index] if len(matches) > 1 else None
+    return CopyRow(keys[index], matches[0][index], features, p=float(rank / of), suspect=bool(rank <= limit))
+
+
+def _matches(keys: Sequence[str], found: Neighbours, ratios: Floats, held_out: Floats) -> list[Match]:
+    """Return the nearest training image of each image, with p-values among the ratios of the held-out images.
+
+    Those of the held-out images themselves come out a little high: each counts itself once more.
+    """
+    p_values = conformal_ranks(ratios, held_out) / (len(held_out) + 1)
+    columns = (found.indices[:, 0], found.mirrored[:, 0], found.distances[:, 0], ratios, p_values)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [Match(keys[index], mirrored, distance, ratio, p) for index, mirrored, distance, ratio, p in rows]
 
 
 def _feature_scores(features: CopyFeatures, kept: NDArray[np.bool_], generator: np.random.Generator) -> FeatureScores:

@@ -1,8 +1,8 @@
-"""The two spaces in which copies are sought, pixels and features, and what nearness is worth in each.
+"""The two spaces in which copies are sought, pixels and features, and how unusual nearness is in each.
 
-An image's ratio is the distance to its nearest training image over that to the other patients' images that are near:
-about 1 for an honest image and 0 for a copy. The distance alone would take blurred and ordinary images, which are near
-to everything, for copies.
+An image's ratio is the distance to its nearest training image over the usual distance to near images of other patients:
+about 1 for an honest image and 0 for a copy. By the distance alone blurred and ordinary images, which are near to
+everything, would pass for copies.
 
 Shapes: N training, H held-out and M generated images, K neighbours, D features.
 """
@@ -21,12 +21,12 @@ from synthmed.metrics.neighbours import Numbers, nearest
 Floats = NDArray[np.float64]
 
 LEAST_RATIO = 1e-3
-"""Smaller ones are rounding, and tell no more than this one."""
+"""Smaller ratios differ by rounding alone and are taken for this one."""
 
 
 @dataclass(frozen=True, eq=False)
 class CopyFeatures:
-    """Features of the images that are compared, by one extractor. Give unlike units one scale first."""
+    """Features of the images that are compared, by one extractor; those with different units must be scaled before."""
 
     name: str
     """The extractor's."""
@@ -64,7 +64,7 @@ class Space:
     def scores(self) -> tuple[Floats, Floats]:
         """Return logarithms of the ratios on a scale where held-out images have the median 0 and a tenth is below -1.
 
-        Not the ranks: the nearest held-out image of each space would have the same, and two of H would be lost.
+        Ranks would not do: in each space one held-out image has rank 1, so that two of H would share the lowest score.
         """
         held_out, generated = (
             np.log(np.maximum(ratios, LEAST_RATIO)) for ratios in (self.held_out_ratios, self.generated_ratios)
@@ -75,6 +75,7 @@ class Space:
 
 
 def find_in_pixels(search: Lookalikes, images: ImageSet) -> Neighbours:
+    """Return the training images that resemble each image most in its pixels."""
     return Neighbours(*(part.numpy() for part in search.find(images)))
 
 
@@ -83,7 +84,7 @@ def find_in_features(features: CopyFeatures, images: NDArray[np.float32]) -> Nei
     references, count = features.training, len(features.training)
     if features.mirrored is not None:
         references = np.concatenate([references, features.mirrored])
-    # Twice as many: each training image may be found twice, the second time to no purpose.
+    # Twice as many, because each training image may be found twice: as it is and mirrored.
     distances, places = nearest(images, references, min(2 * LIST_LENGTH, len(references)))
     indices = places % count
     again = np.tril(indices[:, :, None] == indices[:, None], -1).any(axis=2)
@@ -98,14 +99,14 @@ def find_in_features(features: CopyFeatures, images: NDArray[np.float32]) -> Nei
 def compare(held_out: Neighbours, generated: Neighbours, units: NDArray[np.str_]) -> Space:
     """Return both sets' ratios of the nearest distance to the median of other patients' images among the neighbours.
 
-    Never to less than the nearest of any held-out image: where one image stands many times in the training data, all
-    neighbours of its copy are itself.
+    That median counts as at least the smallest distance of any held-out image: where an image stands many times in the
+    training data, all neighbours of its copy are that image, and the median would be as small as the nearest distance.
     """
     least = float(held_out.distances[:, 0].min())
     ratios = []
     for found in (held_out, generated):
         other = units[found.indices] != units[found.indices[:, :1]]
-        # One patient's images alone: the farthest stands for the others.
+        # Where all neighbours are of one patient, the farthest stands in for other patients' images.
         other[~other.any(axis=1), -1] = True
         usual = np.nanmedian(np.where(other, found.distances, np.nan), axis=1)
         ratios.append(found.distances[:, 0] / np.maximum(usual, max(least, 1e-12)))

@@ -1,9 +1,9 @@
-"""The features of a set of images, computed once: kept by the images' pixels and everything that determines a feature.
+"""The features of a set of images, computed once: the key is the images' pixels and all that determines a feature.
 
 The unit of work is a block of images, stored when it is whole, so that a run that was killed goes on with the next one.
-Any number of processes, started by torchrun or by hand, share the blocks of one cache: each takes one that nobody works
-on, and all end with the same features. Nothing in the cache is trusted: what is not a whole file of exactly these
-features is computed again.
+Any number of processes, started by torchrun or by hand, share the blocks of one cache: each takes a block that no other
+works on, and all end with the same features. Files are checked when they are read: what is not a whole file of exactly
+these features is computed again.
 
 features: float32 [N, D].
 """
@@ -35,7 +35,7 @@ from synthmed.runtime.progress import Advance, log, progress
 from synthmed.runtime.signals import StopSignal
 
 BLOCK_IMAGES = 512
-"""Images whose features are lost at most when a process is killed."""
+"""At most this many images have to be done again when a process is killed."""
 BATCH_SIZES = {"cuda": 64, "cpu": 16}
 POLL_SEC = 0.2
 
@@ -87,7 +87,7 @@ def features(
     whole = stored.read_whole()
     if whole is None:
         found = _fill(work, stored, processes)
-        whole = np.concatenate([found[number] for number in sorted(found)])
+        whole = np.concatenate([found[block] for block in sorted(found)])
         stored.write_whole(whole)
     stored.remove_blocks()
     return whole
@@ -103,22 +103,22 @@ class _Work:
     batches: FittingBatches
 
     def blocks(self, processes: Processes) -> list[int]:
-        """Return the numbers of all blocks, beginning with this process's share of them."""
+        """Return the indices of all blocks, beginning with this process's share of them."""
         count = -(-len(self.images) // BLOCK_IMAGES)
         own = processes.rank * count // processes.world
-        return [(own + number) % count for number in range(count)]
+        return [(own + index) % count for index in range(count)]
 
     def compute(self, block: int, stop: StopSignal) -> Features:
         """Return the features of a block's images."""
 
-        def extract(numbers: Sequence[int]) -> Features:
+        def extract(indices: Sequence[int]) -> Features:
             stop.check("the features computed so far are kept; run the same command again to go on")
             with torch.no_grad():
-                rows = self.extractor(self.images.load(numbers).to(self.device)).cpu().numpy()
-            if rows.shape != (len(numbers), self.extractor.num_features) or rows.dtype != np.float32:
-                raise ValueError(f"{self.extractor.name} gives {rows.dtype} {rows.shape} of {len(numbers)} images")
+                rows = self.extractor(self.images.load(indices).to(self.device)).cpu().numpy()
+            if rows.shape != (len(indices), self.extractor.num_features) or rows.dtype != np.float32:
+                raise ValueError(f"{self.extractor.name} gives {rows.dtype} {rows.shape} of {len(indices)} images")
             if not (finite := np.isfinite(rows).all(axis=1)).all():
-                key = self.images.keys[numbers[int(finite.argmin())]]
+                key = self.images.keys[indices[int(finite.argmin())]]
                 raise DataError(f"{self.images.name}: {self.extractor.name} has no finite features for {key}")
             return rows
 
@@ -127,7 +127,7 @@ class _Work:
 
 @dataclass(frozen=True)
 class _Store:
-    """The files of one set and extractor: the whole, and until it is there the blocks in a folder beside it."""
+    """The files of one set and extractor: one of all features, and until it is there a folder of blocks beside it."""
 
     cache: Path
     content_hash: str
@@ -154,15 +154,15 @@ class _Store:
 
     def read_block(self, block: int) -> Features | None:
         """Return the features of a block, or `None` where no file holds exactly them."""
-        numbers = _block_range(block, self.num_images)
-        return self._read(self._block_path(block), numbers.start, len(numbers))
+        images = _block_range(block, self.num_images)
+        return self._read(self._block_path(block), images.start, len(images))
 
     def write_block(self, block: int, rows: Features) -> None:
         """Store the features of a block."""
         self._write(self._block_path(block), block * BLOCK_IMAGES, rows)
 
     def claim_block(self, block: int) -> contextlib.AbstractContextManager[bool]:
-        """Say whether this process may compute a block; nobody else may until the context ends."""
+        """Say whether this process may compute a block; no other may until the context ends."""
         return claim_file(self._block_path(block).with_suffix(".lock"))
 
     def remove_blocks(self) -> None:
@@ -211,13 +211,13 @@ def _fill(work: _Work, stored: _Store | None, processes: Processes) -> dict[int,
         Interrupted: A signal came.
     """
     blocks = work.blocks(processes)
-    found = {number: rows for number in blocks if stored and (rows := stored.read_block(number)) is not None}
+    found = {block: rows for block in blocks if stored and (rows := stored.read_block(block)) is not None}
     done = sum(map(len, found.values()))
     if done and processes.main:
         log(f"{done} of {len(work.images)} images had their features computed before")
     bar = progress(f"{work.extractor.name} of {work.images.name}", len(work.images), "images", done)
     with StopSignal() as stop, bar if processes.main else contextlib.nullcontext(_no_advance) as advance:
-        while missing := [number for number in blocks if number not in found]:
+        while missing := [block for block in blocks if block not in found]:
             new = _take_each(work, stored, missing, stop, advance)
             found |= new
             if not new:
@@ -229,30 +229,30 @@ def _fill(work: _Work, stored: _Store | None, processes: Processes) -> dict[int,
 def _take_each(
     work: _Work, stored: _Store | None, missing: Sequence[int], stop: StopSignal, advance: Advance
 ) -> dict[int, Features]:
-    """Return those of the missing blocks that others have finished, and compute those that nobody works on."""
+    """Return the missing blocks that others have finished, and compute those that no other process works on."""
     new: dict[int, Features] = {}
-    for number in missing:
+    for block in missing:
         if stored is None:
-            rows: Features | None = work.compute(number, stop)
+            rows: Features | None = work.compute(block, stop)
         else:
-            with stored.claim_block(number) as mine:
-                rows = _take(work, stored, number, stop) if mine else stored.read_block(number)
+            with stored.claim_block(block) as mine:
+                rows = _take(work, stored, block, stop) if mine else stored.read_block(block)
         if rows is not None:
-            new[number] = rows
+            new[block] = rows
             advance(len(rows))
     return new
 
 
-def _take(work: _Work, stored: _Store, number: int, stop: StopSignal) -> Features:
-    """Return a block that nobody else works on any more: they may have finished it, or all of them."""
-    rows = stored.read_block(number)
+def _take(work: _Work, stored: _Store, block: int, stop: StopSignal) -> Features:
+    """Return a claimed block: another process may have finished it, or all of them, since it was found missing."""
+    rows = stored.read_block(block)
     if rows is None and (whole := stored.read_whole()) is not None:
-        return whole[_block_range(number, len(whole))]
+        return whole[_block_range(block, len(whole))]
     if rows is None:
-        rows = work.compute(number, stop)
-        stored.write_block(number, rows)
+        rows = work.compute(block, stop)
+        stored.write_block(block, rows)
     return rows
 
 
 def _no_advance(_count: int) -> None:
-    """Show nothing: another process does."""
+    """Show no progress: the main process does."""

@@ -1,7 +1,7 @@
 """Does a label show what it says: a classifier trained on real images reads the requested labels of other sets.
 
-What it finds on real images that it has not seen is the measure. A generated set can agree better than that, and it is
-no praise: its images may be clearer cases than real ones are, or copies of images that the classifier was trained on.
+Its agreement with the labels of real images that it has not seen is the measure. Better agreement of a generated set is
+no merit: its images may be clearer cases than real ones, or copies of images that the classifier was trained on.
 
 Shapes: N images, K classes, R resamples.
 """
@@ -9,28 +9,21 @@ Shapes: N images, K classes, R resamples.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from synthmed.classifier.config import ClassifierConfig
-from synthmed.classifier.networks import build_network
-from synthmed.classifier.training import Placement, predict, train_network
+from synthmed.classifier.training import Placement, predict
+from synthmed.data.labels import Classes
 from synthmed.data.sets.image_set import ImageSet
-from synthmed.data.sets.resized import SmallImages
-from synthmed.errors import CheckpointError, DataError, DeviceError
-from synthmed.files.atomic import write_bytes
-from synthmed.files.content import hash_json
-from synthmed.files.outputs import STATE_FOLDER
+from synthmed.errors import DataError
+from synthmed.evaluation.label_classifier import LABEL_CLASSIFIER, LabelClassifier, open_classifier
 from synthmed.metrics.statistics import (
     NUM_RESAMPLES,
     Share,
@@ -42,30 +35,7 @@ from synthmed.metrics.statistics import (
     share_interval,
     weighted_auroc,
 )
-from synthmed.runtime import device as devices
-from synthmed.runtime.progress import log, progress
-from synthmed.runtime.seeds import derive_seed, numpy_generator
-from synthmed.study.batches import arm_batches
-
-LABEL_CLASSIFIER = ClassifierConfig(model="resnet18", steps=300, batch_size=32)
-MAX_SIZE = 224
-FOLDER = f"{STATE_FOLDER}/label-classifier"
-ARM = "real"
-
-
-@dataclass(frozen=True)
-class LabelClassifier:
-    """A classifier trained on real images, and how."""
-
-    network: nn.Module
-    classes: tuple[str, ...]
-    image_size: tuple[int, int]
-    """Height and width of the images that it was trained on, before they were made smaller."""
-    size: int
-    """Side in pixels at which it looks at images."""
-    placement: Placement
-    settings: dict[str, Any]
-    """All that its weights depend on, as JSON values."""
+from synthmed.runtime.seeds import numpy_generator
 
 
 @dataclass(frozen=True)
@@ -103,14 +73,14 @@ class LabelScores:
 
 @dataclass(frozen=True)
 class LabelReport:
-    """One classifier, its ceiling and the sets that it has looked at."""
+    """One classifier, and what it reads from real and from generated images."""
 
     settings: dict[str, Any]
     held_out: LabelScores
     """Real images that the classifier has not seen."""
     generated: tuple[LabelScores, ...]
     differences: tuple[tuple[float, float], ...]
-    """Interval of each set's agreement less that of `held_out`; how good the classifier is takes part in both."""
+    """Interval of each set's agreement less that of `held_out`: the classifier's own errors are in both."""
 
 
 def check_labels(
@@ -154,88 +124,6 @@ def check_labels(
     return LabelReport(classifier.settings, ceiling, scores, differences)
 
 
-def open_classifier(
-    train: ImageSet,
-    folder: Path,
-    *,
-    placement: Placement,
-    config: ClassifierConfig = LABEL_CLASSIFIER,
-    initial: Mapping[str, Tensor] | None = None,
-    initial_name: str | None = None,
-) -> LabelClassifier:
-    """Return the classifier of these settings, from the folder if an earlier start trained it; see `check_labels`."""
-    missing = [name for label, name in enumerate(train.classes) if not (train.labels == label).any()]
-    if missing or len(train.classes) < 2:
-        raise DataError(
-            f"{train.name} has no training images of {', '.join(missing) or 'a second class'}",
-            "labels can only be checked where real images of each class are given",
-        )
-    assert (initial is None) == (initial_name is None)
-    size = min(MAX_SIZE, max(train.size))
-    settings = {
-        **dataclasses.asdict(config),
-        "size": size,
-        "classes": list(train.classes),
-        "train": {"name": train.name, "content_hash": train.content_hash, "num_images": len(train)},
-        "initial_weights": initial_name,
-        "device": placement.device.type,
-        "precision": str(placement.dtype).removeprefix("torch."),
-    }
-    # What a set is called does not change the weights.
-    fingerprint = hash_json({**settings, "train": train.content_hash, "labels": train.labels.tolist()})
-    path = folder / FOLDER / f"{fingerprint[:16]}.safetensors"
-    if not path.exists():
-        trained = _train(SmallImages(train, size), len(train.classes), config, placement, initial)
-        write_bytes(path, save_tensors({k: v.cpu().contiguous() for k, v in trained.state_dict().items()}))
-    # Read also where it has just been written, so that a second start finds the same to the last digit.
-    network = _read_network(path, config.model, len(train.classes), placement)
-    return LabelClassifier(network, train.classes, train.size, size, placement, settings)
-
-
-def _train(
-    images: SmallImages,
-    num_classes: int,
-    config: ClassifierConfig,
-    placement: Placement,
-    initial: Mapping[str, Tensor] | None,
-) -> nn.Module:
-    batches = arm_batches(
-        {ARM: images},
-        {ARM: config.batch_size},
-        steps=config.steps,
-        balanced=config.balanced,
-        seed=derive_seed(config.seed, "label-classifier-batches"),
-    )
-    try:
-        with progress("training the label classifier", config.steps, "steps") as advance:
-            network, final_loss = train_network(
-                batches,
-                num_classes=num_classes,
-                config=config,
-                arm=ARM,
-                repetition=0,
-                placement=placement,
-                initial=initial,
-                on_step=lambda: advance(1),
-            )
-    except (RuntimeError, MemoryError) as error:
-        if not devices.is_out_of_memory(error):
-            raise
-        remedy = "give the classifier smaller batches, or check no labels"
-        raise DeviceError(f"out of memory in batches of {config.batch_size} images", remedy) from error
-    log(f"label classifier: {config.model} trained on {len(images)} real images, training loss {final_loss:.3f}")
-    return network
-
-
-def _read_network(path: Path, model: str, num_classes: int, placement: Placement) -> nn.Module:
-    network = build_network(model, num_classes)
-    try:
-        network.load_state_dict(load_tensors(path.read_bytes()))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise CheckpointError(f"{path} is not the label classifier that was kept there", "remove it") from error
-    return network.to(memory_format=torch.channels_last).to(placement.device)
-
-
 def score_labels(classifier: LabelClassifier, images: ImageSet) -> LabelScores:
     """Return how a set's labels agree with what the classifier sees.
 
@@ -243,16 +131,15 @@ def score_labels(classifier: LabelClassifier, images: ImageSet) -> LabelScores:
         DataError: Other classes or another size than the classifier's, or no images.
     """
     _check_fits(images, classifier.classes, classifier.image_size)
-    probabilities = predict(
-        classifier.network, SmallImages(images, classifier.size, cache_bytes=0), classifier.placement.device
-    )
+    shown = images.resized(classifier.size, cache_bytes=0)
+    probabilities = predict(classifier.network, shown, classifier.placement.device)
     generator = numpy_generator(classifier.settings["seed"], "label-bootstrap")
     return summarise_labels(images.name, classifier.classes, probabilities, images.labels, images.groups, generator)
 
 
 def summarise_labels(
     name: str,
-    classes: tuple[str, ...],
+    classes: Sequence[str],
     probabilities: NDArray[np.float64],
     labels: NDArray[np.int64],
     groups: tuple[str, ...],
@@ -290,7 +177,7 @@ def summarise_labels(
     )
 
 
-def _check_fits(images: ImageSet, classes: tuple[str, ...], size: tuple[int, int]) -> None:
+def _check_fits(images: ImageSet, classes: Classes, size: tuple[int, int]) -> None:
     if not len(images):
         raise DataError(f"{images.name} has no images")
     if images.classes != classes:

@@ -21,14 +21,15 @@ BLOCK = 256
 LIST_LENGTH = 8
 COARSE = 16
 FINE = 32
-"""Sides of small images: for the short list, and to fit. Smaller ones forgive more, larger ones tell more apart."""
+"""Sides of the small images: for the short list, and to fit. Smaller ones forgive more, larger ones tell more apart."""
 CROPS = (1.0, 0.93, 0.86)
-"""Shares of the side of a training image that the short list knows it by."""
+"""Shares of a training image's side that its views on the short list show, cut from the middle."""
 STEPS = ((COARSE, 6), (FINE, 5))
-"""Side and number of the steps of fitting."""
+"""Side of the images, and how many steps of fitting are made at it."""
 LUMA = (0.299, 0.587, 0.114)
 MAX_STEP, MAX_CHANGE, MAX_SHIFT = 0.05, 0.25, 0.2
-"""Of one step; of scale and angle (radians); of the shift in halves of the side. More is another image."""
+"""Largest change in one step, and in all of scale and angle (radians) and of the shift (in halves of the side). What
+needs more is another image."""
 
 
 class Lookalikes:
@@ -45,10 +46,10 @@ class Lookalikes:
         fine = []
         for images in _blocks(training, device):
             fine.append(_shrink(_luma(images), FINE))
-            for number, crop in enumerate(CROPS):
+            for index, crop in enumerate(CROPS):
                 cropped = _shrink(_cut(images, crop), COARSE)
-                views[2 * number].append(_flatten(cropped))
-                views[2 * number + 1].append(_flatten(cropped.flip(3)))
+                views[2 * index].append(_flatten(cropped))
+                views[2 * index + 1].append(_flatten(cropped.flip(3)))
         self._fine = torch.cat(fine)
         self._views = [torch.cat(parts) for parts in views]
 
@@ -79,9 +80,9 @@ class Lookalikes:
         """Return the K training images whose best view is nearest, and whether that is a mirrored one: [M, K] each."""
         best = images @ self._views[0].T
         mirrored = torch.zeros_like(best, dtype=torch.bool)
-        for number, view in enumerate(self._views[1:], start=1):
+        for index, view in enumerate(self._views[1:], start=1):
             correlations = images @ view.T
-            mirrored = torch.where(correlations > best, number % 2 == 1, mirrored)
+            mirrored = torch.where(correlations > best, index % 2 == 1, mirrored)
             best = torch.maximum(best, correlations)
         indices = best.topk(min(LIST_LENGTH, best.shape[1]), dim=1).indices
         return indices, mirrored.gather(1, indices)
@@ -92,27 +93,33 @@ def fit(targets: Tensor, images: Tensor) -> Tensor:
 
     Gauss-Newton on the squared difference of images with mean 0 and norm 1 (after Evangelidis & Psarakis 2008,
     "Parametric image alignment using enhanced correlation coefficient maximization"), from coarse to fine. Where that
-    leads astray, the images as they are count.
+    makes the fit worse, the correlation of the unchanged images is returned.
 
     Args:
         targets: [P, 1, S, S] float32.
         images: The same.
     """
-    # A point z = x + iy of the target, in [-1, 1], shows the point scale * z + shift of the image.
+    # The point z = x + iy of the target, x and y in [-1, 1], shows the point scale * z + shift of the image. The
+    # complex scale both scales, by its absolute value, and turns, by its angle.
     scale = torch.ones(len(targets), dtype=torch.complex64, device=targets.device)
     shift = torch.zeros_like(scale)
     for side, steps in STEPS:
         small_targets, small_images = _shrink(targets, side), _shrink(images, side)
         for _ in range(steps):
-            step = _newton_step(small_targets, _warp(small_images, scale, shift))
-            shift = _limit(scale * step[1] + shift, MAX_SHIFT)
-            scale = 1 + _limit(scale * (1 + step[0]) - 1, MAX_CHANGE)
+            by_scale, by_shift = _newton_step(small_targets, _warp(small_images, scale, shift))
+            # The step changes z to (1 + by_scale) z + by_shift before the present scale and shift are applied to it.
+            shift = _limit(scale * by_shift + shift, MAX_SHIFT)
+            scale = 1 + _limit(scale * (1 + by_scale) - 1, MAX_CHANGE)
     fitted = _correlation(targets, _warp(images, scale, shift))
     return torch.maximum(fitted, _correlation(targets, images))
 
 
 def _newton_step(targets: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return by how much to change scale and shift, [P] complex each, so that images fit better."""
+    """Return by how much to change scale and shift, [P] complex each, so that images fit better.
+
+    With v(s) the image after a change s = (a, b, c, d), which shows z + (a + ib) z + (c + id) at z, and v normalised to
+    mean 0 and norm 1, the step minimises |target - v(0) - J s|^2 for J = dv/ds: it solves J'J s = J' (target - v(0)).
+    """
     side = targets.shape[-1]
     current = _flatten(images)
     padded = functional.pad(current.reshape(images.shape), (1, 1, 1, 1), mode="replicate")[:, 0]
@@ -120,15 +127,16 @@ def _newton_step(targets: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     by_x = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) * (side / 4)
     by_y = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) * (side / 4)
     y, x = _coordinates(side, images.device)
-    changes = torch.stack([by_x * x + by_y * y, by_y * x - by_x * y, by_x, by_y], dim=-1).flatten(1, 2)
-    # What is left of a change once mean and norm are made 0 and 1 again.
-    changes = changes - changes.mean(dim=1, keepdim=True)
-    changes = changes - current[:, :, None] * (current[:, None] @ changes)
-    normal = changes.mT @ changes
-    # A little damping: a flat image has no gradient at all.
+    # J before normalisation: a moves z along (x, y), b along iz = (-y, x), c along (1, 0) and d along (0, 1).
+    jacobian = torch.stack([by_x * x + by_y * y, by_y * x - by_x * y, by_x, by_y], dim=-1).flatten(1, 2)
+    # Normalisation takes out of each column its mean, and what only makes the image longer: its part along the image.
+    jacobian = jacobian - jacobian.mean(dim=1, keepdim=True)
+    jacobian = jacobian - current[:, :, None] * (current[:, None] @ jacobian)
+    normal = jacobian.mT @ jacobian
+    # A little damping (Levenberg): J'J of a flat image is zero and could not be solved for.
     damping = 1e-3 * normal.diagonal(dim1=1, dim2=2).mean(dim=1) + 1e-9
     normal = normal + damping[:, None, None] * torch.eye(4, device=images.device)
-    wanted = changes.mT @ (_flatten(targets) - current)[:, :, None]
+    wanted = jacobian.mT @ (_flatten(targets) - current)[:, :, None]
     step = torch.linalg.solve(normal, wanted)[:, :, 0].clamp(-MAX_STEP, MAX_STEP)
     return torch.complex(step[:, 0], step[:, 1]), torch.complex(step[:, 2], step[:, 3])
 
@@ -151,22 +159,21 @@ def _limit(values: Tensor, limit: float) -> Tensor:
 
 
 def _correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Return the correlation of pairs of images [P], without their borders, which one of them may not show."""
+    """Return the correlation of pairs of images [P] without their borders, which a moved image does not show."""
     border = first.shape[-1] // 16
     inner = slice(border, first.shape[-1] - border)
-    # In float64: the root of float32's rounding would be a distance of 0.0005 between equal images.
+    # In float64: with float32 rounding, the square root would put equal images 0.0005 apart.
     first, second = first[..., inner, inner].double(), second[..., inner, inner].double()
     return (_flatten(first) * _flatten(second)).sum(dim=1)
 
 
 def _blocks(images: ImageSet, device: torch.device) -> Iterator[Tensor]:
-    """Yield all images, float32 [n, 3, H, W]."""
-    for start in range(0, len(images), BLOCK):
-        yield images.load(range(start, min(start + BLOCK, len(images)))).to(device).float()
+    """Return all images, float32 [n, 3, H, W]."""
+    return (block.to(device).float() for block in images.blocks(BLOCK))
 
 
 def _luma(images: Tensor) -> Tensor:
-    """Return one channel: a copy whose colours were compressed away is a copy."""
+    """Return one channel, so that a copy that lost its colours is still found."""
     weights = torch.tensor(LUMA, device=images.device)
     return (images * weights[:, None, None]).sum(dim=1, keepdim=True)
 
@@ -187,6 +194,6 @@ def _shrink(images: Tensor, side: int) -> Tensor:
 def _flatten(images: Tensor) -> Tensor:
     """Return images as rows with the norm 1, each channel with the mean 0; a flat image as zeros."""
     centred = (images - images.mean(dim=(2, 3), keepdim=True)).flatten(1)
-    # What a flat image has left is rounding: less than a thirtieth of a grey level.
+    # Only rounding is left of a flat image, a norm far below 1: without the bound it would be blown up to noise.
     rows: Tensor = centred / centred.norm(dim=1, keepdim=True).clamp_min(1)
     return rows

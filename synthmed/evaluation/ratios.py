@@ -1,4 +1,4 @@
-"""Cup-to-disc ratios of eyes by label: what glaucoma is drawn as in the phantoms, measured in every image."""
+"""Cup-to-disc ratios of eyes by label: phantoms with glaucoma are drawn with larger ones."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from synthmed.data.pixels import to_rgb_arrays
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.metrics.classification import auroc
 from synthmed.phantoms.cup_to_disc import measure_cup_to_disc
-
-BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -37,16 +35,15 @@ class RatioScores:
     """Measured ratios of a set, and how well they tell its labels apart."""
 
     rows: tuple[Ratios, ...]
-    """One a class, in label order."""
+    """One per class, in label order."""
     auroc: float | None
-    """Of the ratio itself, label 1 against label 0, on the images that could be measured; `None` where it has none of
-    a class, or there are more than two."""
+    """Of the ratio itself, label 1 against label 0, over the images that could be measured; `None` where a class has no
+    such image, or there are other than two classes."""
 
 
 def check_ratios(images: ImageSet) -> RatioScores:
     """Return the measured ratios of a set of square pictures with the disc near the middle, such as the phantoms."""
-    blocks = [range(start, min(start + BLOCK, len(images))) for start in range(0, len(images), BLOCK)]
-    measured = [measure_cup_to_disc(image) for block in blocks for image in to_rgb_arrays(images.load(block))]
+    measured = [measure_cup_to_disc(image) for block in images.blocks() for image in to_rgb_arrays(block)]
     return summarise_ratios(images.name, images.classes, np.array(measured), images.labels)
 
 

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: what was found, as files in the output folder."""
+"""The pictures of an evaluation as files in the output folder."""
 
 from __future__ import annotations
 
@@ -11,17 +11,11 @@ import numpy as np
 
 from synthmed.data.images import encode_image
 from synthmed.data.sets.image_set import ImageSet
-from synthmed.evaluation.pictures import (
-    Curve,
-    Score,
-    draw_examples,
-    draw_overlap,
-    draw_scores,
-    draw_sizes,
-    draw_spectra,
-)
+from synthmed.evaluation.overlap import draw_overlap
+from synthmed.evaluation.pictures import Curve, Score, draw_scores, draw_sizes, draw_spectra
 from synthmed.evaluation.results import score_title
 from synthmed.evaluation.scores import ALL, Featured
+from synthmed.evaluation.sheets import draw_examples
 from synthmed.files.atomic import write_bytes
 from synthmed.metrics.scores import SCORES
 from synthmed.plots import write_figure
@@ -80,7 +74,7 @@ def write_spectra(output: Path, artefacts: Mapping[str, Json]) -> None:
         values: np.ndarray[Any, np.dtype[np.float64]] = 10 ** (np.asarray(decibels)[1:] / 10)
         return values
 
-    # The mean grey, at frequency zero, has no place on these axes.
+    # Frequency zero, the mean grey value, is left out: the axes are logarithmic.
     figure = draw_spectra(
         np.asarray(spectra[0]["frequencies"])[1:],
         real=power(spectra[0]["real_db"]),

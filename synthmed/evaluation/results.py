@@ -1,4 +1,4 @@
-"""Results of an evaluation as JSON values, as rows of tables, and whether two of them may stand side by side."""
+"""Results of an evaluation as JSON values and as rows of tables, and whether two of them can be compared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from synthmed.files.outputs import differences
 from synthmed.metrics.scores import SCORES
 
 RESULTS_FILE = "results.json"
-# Raised where a score is computed otherwise than before, so that older results are not set beside newer ones.
+# To be raised when a score is computed in another way, so that older results are not compared with newer ones.
 SCORES_VERSION = 1
 Json = dict[str, Any]
 
@@ -78,12 +78,12 @@ def difference_values(features: str, row: DifferenceRow) -> Json:
 
 
 def diversity_values(row: DiversityRow) -> Json:
-    """Return the likeness of a class's images as a flat JSON object."""
+    """Return how alike the images of a class are as a flat JSON object."""
     return {"images": row.images, "label": row.label, **asdict(row.similarity)}
 
 
 def read_baseline(path: Path, results: Json) -> Json:
-    """Return the results of an earlier evaluation that may stand beside these.
+    """Return the results of an earlier evaluation that can be compared with these.
 
     Raises:
         DataError: It holds no results, or they were made under other conditions: each is named with both values.
@@ -199,7 +199,7 @@ def artefact_table(results: Json) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     for name, found in results["artefacts"].items():
         grid, duplicates, discs = found["grid"], found["duplicates"], found.get("optic_discs")
-        # The strongest comes first; too faint ones to matter are in results.json alone.
+        # The strongest comes first; those too faint to matter stand in results.json alone.
         shown = "none"
         if grid["has_grid"]:
             shown = f"period {grid['peaks'][0]['period']:.1f} px, amplitude {grid['peaks'][0]['amplitude']:.2g}"

@@ -51,12 +51,12 @@ class MirroredExtractor:
 
 
 class Evaluation:
-    """What one run works with: settings, sets, extractors, and the way to features."""
+    """What one run works with: settings, sets and extractors."""
 
     def __init__(self, request: EvaluateRequest, processes: Processes, device: torch.device) -> None:
         self.request, self.config = request, request.config
         self.processes, self.device = processes, device
-        # Before any image is read: a missing file of weights is told at once.
+        # Before any image is read, so that a missing file of weights is reported at once.
         self.extractors = open_extractors(request, device)
         self.sets = open_sets(request)
         self.real, self.generated = compared_sets(self.sets, balanced=self.config.balanced, seed=self.config.seed)
@@ -111,7 +111,7 @@ def evaluate(request: EvaluateRequest) -> Json | None:
 
 
 def open_extractors(request: EvaluateRequest, device: torch.device) -> dict[str, FeatureExtractor]:
-    """Return by name the extractors of what is asked; labels and artefacts need none.
+    """Return by name the extractors that the requested checks need; labels and artefacts need none.
 
     Raises:
         UsageError: No such extractor, or weights for one that is not asked for.
@@ -154,7 +154,7 @@ class _Found:
     real: Featured
     generated: list[Featured]
     copies: list[CopyFeatures]
-    """One a generated set; empty where copies are not looked for."""
+    """One per generated set; empty where copies are not looked for."""
 
 
 def _compute_features(evaluation: Evaluation) -> dict[str, _Found]:
@@ -165,7 +165,7 @@ def _compute_features(evaluation: Evaluation) -> dict[str, _Found]:
         whole = [evaluation.featured(images, extractor) for images in (sets.real, *sets.generated)]
         parts = [one.part(images) for one, images in zip(whole, (evaluation.real, *evaluation.generated), strict=True)]
         copies: list[CopyFeatures] = []
-        # One extractor is enough: each further one would want held-out images of its own.
+        # One extractor is enough: each further one would need more held-out images for the same rate of false alarms.
         if not found and "copies" in evaluation.config.checks and sets.training and sets.held_out:
             training = evaluation.featured(sets.training, extractor).features
             mirrored = evaluation.featured(sets.training, MirroredExtractor(extractor)).features

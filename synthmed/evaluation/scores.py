@@ -1,7 +1,7 @@
 """The scores of generated sets against one real set, on one extractor's features: values, intervals, floors, tests.
 
 Over all classes and class by class, each with the interval and the real-against-real floor of its own sizes. What is
-drawn at random does not depend on what a set is called: the same images have the same scores and intervals.
+drawn at random does not depend on the name of a set: the same images have the same scores and intervals.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def kid_rows(real: Featured, generated: Featured, seed: int) -> Iterator[KidRow]
 def difference_rows(real: Featured, generated: Sequence[Featured], seed: int) -> Iterator[DifferenceRow]:
     """Yield the difference of every two generated sets in every score, with its p-value.
 
-    Images are exchanged within classes, so that sets of the same classes are asked for nothing but how they look.
+    Images are exchanged within classes, so that the test compares how images look and not how often classes occur.
     """
     for first, second in combinations(generated, 2):
         for family, masked in FAMILIES.items():
@@ -204,5 +204,5 @@ def _parts(real: Featured, generated: Featured) -> Iterator[tuple[str, Featured,
 
 
 def _fewest(part: Featured) -> int:
-    """Return how many images are left where the largest share that intervals and floors leave out is left out."""
+    """Return how many images are left in the smallest part that intervals and floors are computed from."""
     return len(part.images) // 2

@@ -1,4 +1,4 @@
-"""Which images of a set are compared with which: the same classes on both sides, and as many of each."""
+"""Which images are compared: the same classes on both sides, and equally many of each."""
 
 from __future__ import annotations
 
@@ -16,24 +16,14 @@ from synthmed.metrics.statistics import unit_names
 def match_classes(*, real: ImageSet, generated: ImageSet) -> ImageSet:
     """Return the generated set under the real set's class names and labels.
 
-    Names are matched as labels on the command line are: by name or alias of either side, whatever their case. A class
-    of the real set that was not generated is left without images.
+    Names are matched as labels on the command line are: by name or alias of either side, in any case. A class of the
+    real set that was not generated is left without images.
 
     Raises:
         DataError: A generated class is none of the real ones, or two of them are the same.
     """
-    found = real.classes.labels_of(generated.classes)
-    # A class without images, such as one that a label file only names, need not be known.
     used = set(generated.labels.tolist())
-    unknown = [word for label, word in enumerate(generated.classes) if found[label] is None and label in used]
-    if unknown:
-        raise DataError(
-            f"the classes differ: {', '.join(unknown)} of {generated.name} is none of {', '.join(real.classes)} of "
-            f"{real.name}",
-            "give both the same names, e.g. with synthmed pack --class",
-        )
-    if repeated := [label for label, count in Counter(found).items() if label is not None and count > 1]:
-        raise DataError(f"several classes of {generated.name} mean {real.classes[repeated[0]]}")
+    found = real.classes.match(generated.classes, used, here=real.name, there=generated.name)
     new_labels = np.asarray([-1 if label is None else label for label in found], dtype=np.int64)
     return replace(generated, classes=real.classes, labels=new_labels[generated.labels])
 
@@ -43,7 +33,7 @@ def balance_classes(
 ) -> ImageSet:
     """Return a random part of a set with as many images of every class, as the paper's reference sets are.
 
-    Groups take turns: no patient gives a second image of a class before every one has given the first.
+    Groups take turns: no patient's second image of a class is drawn before every patient's first.
 
     Args:
         images: The set.
@@ -60,10 +50,10 @@ def balance_classes(
         raise DataError(
             f"{images.name} has {counts[smallest]} images of class {images.classes[smallest]}, {max(wanted, 1)} are "
             "needed",
-            "fewer images a class, or a larger set",
+            "fewer images per class, or a larger set",
         )
     members = (np.flatnonzero(images.labels == label) for label in range(len(images.classes)))
-    chosen = [_draw(numbers, images.groups, wanted, generator) for numbers in members]
+    chosen = [_draw(indices, images.groups, wanted, generator) for indices in members]
     return images.subset(np.sort(np.concatenate(chosen)))
 
 
@@ -74,7 +64,7 @@ def _draw(
     order = generator.permutation(members)
     units, seen = unit_names(groups), Counter[str]()
     turns = []
-    for number in order:
-        turns.append(seen[units[number]])
-        seen[units[number]] += 1
+    for index in order:
+        turns.append(seen[units[index]])
+        seen[units[index]] += 1
     return order[np.argsort(turns, kind="stable")][:count]

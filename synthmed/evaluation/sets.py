@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from synthmed.data.sets.image_set import ImageSet, open_image_set, split_place
+from synthmed.data.sets.image_set import ImageSet
+from synthmed.data.sets.sources import split_place
 from synthmed.data.shards.read import find_splits
 from synthmed.errors import DataError
 from synthmed.evaluation.config import EvaluateRequest
+from synthmed.evaluation.content import open_by_content
 from synthmed.evaluation.selection import balance_classes, match_classes
 from synthmed.runtime.progress import log
 from synthmed.runtime.seeds import numpy_generator
@@ -24,7 +26,7 @@ class EvaluationSets:
     """What generated images are scored against."""
     generated: tuple[ImageSet, ...]
     training: ImageSet | None
-    """What the model was trained on, as far as it is known."""
+    """What the model was trained on; `None` where it is not known."""
     held_out: ImageSet | None
     """Real images of other patients than those."""
 
@@ -35,16 +37,16 @@ def open_sets(request: EvaluateRequest) -> EvaluationSets:
     Raises:
         DataError: A set cannot be read, is not of the kind it is given as, or has other classes.
     """
-    real = open_image_set(request.real, size=request.config.size, split="train", cache=request.cache)
+    real = open_by_content(request.real, size=request.config.size, split="train", cache=request.cache)
     if real.kind == "synthetic":
         raise DataError(f"--real {request.real} says that its images are synthetic", "give the real ones")
     place, _ = split_place(request.real)
     opened = {request.real: real, f"{place}:{real.split}": real}
 
     def open_real(where: str) -> ImageSet:
-        # Most often the reference is the training split itself: it is opened once.
+        # The reference is often the training split itself, which is then opened once.
         if where not in opened:
-            images = open_image_set(where, size=real.size, split="train", cache=request.cache)
+            images = open_by_content(where, size=real.size, split="train", cache=request.cache)
             opened[where] = match_classes(real=real, generated=images)
         return opened[where]
 
@@ -63,7 +65,7 @@ def open_sets(request: EvaluateRequest) -> EvaluationSets:
 def _open_generated(request: EvaluateRequest, real: ImageSet) -> tuple[ImageSet, ...]:
     sets = []
     for where in request.generated:
-        images = open_image_set(where, size=real.size, split="train", cache=request.cache)
+        images = open_by_content(where, size=real.size, split="train", cache=request.cache)
         if images.kind == "real":
             raise DataError(f"--synthetic {where} says that its images are real", "give the generated ones")
         shared = set(images.pixel_hashes) & set(real.pixel_hashes)
@@ -71,7 +73,7 @@ def _open_generated(request: EvaluateRequest, real: ImageSet) -> tuple[ImageSet,
             raise DataError(f"--synthetic {where} holds the images of --real", "give the generated ones")
         sets.append(match_classes(real=real, generated=images))
     names = [images.name for images in sets]
-    # Two folders of the same name, such as a/shards and b/shards, are told apart by where they lie.
+    # Folders of the same name, such as a/shards and b/shards, are called by their whole paths.
     return tuple(
         images if names.count(images.name) == 1 else replace(images, name=where)
         for images, where in zip(sets, request.generated, strict=True)

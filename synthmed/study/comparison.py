@@ -1,6 +1,6 @@
 """The comparison of arms: which trainings are done, which are left, and their predictions on the real test images.
 
-The unit of work is one training (an arm and the number of its repetition). Its predictions are stored when it is
+The unit of work is one training (an arm and the index of its repetition). Its predictions are stored when it is
 finished, so the same command goes on with the next one.
 """
 
@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from synthmed.classifier.batches import mixed_batches
 from synthmed.classifier.config import ClassifierConfig
-from synthmed.classifier.training import Placement, predict, train_network
-from synthmed.data.sets.shard_images import ShardImages
-from synthmed.errors import DeviceError
+from synthmed.classifier.training import Placement, naming_lack_of_memory, predict, train_network
+from synthmed.data.sets.image_set import ImageSet, open_images
 from synthmed.files.atomic import write_json
 from synthmed.files.content import read_json
 from synthmed.files.outputs import STATE_FOLDER, open_output
@@ -29,7 +29,6 @@ from synthmed.runtime.progress import Advance, log, progress
 from synthmed.runtime.seeds import derive_seed
 from synthmed.runtime.signals import StopSignal
 from synthmed.study.arms import batch_shares
-from synthmed.study.batches import ImageSource, arm_batches
 from synthmed.study.folders import ComparisonFolders
 
 CONFIG_FILE = f"{STATE_FOLDER}/train-classifier.json"
@@ -38,11 +37,11 @@ TRAININGS_FOLDER = f"{STATE_FOLDER}/trainings"
 
 @dataclass(frozen=True)
 class Training:
-    """One finished training and what it says about the test images."""
+    """One finished training and its predictions for the test images."""
 
     arm: str
     repetition: int
-    """0, 1, ... among those of its arm."""
+    """Index among the trainings of its arm."""
     probabilities: NDArray[np.float64]
     """[N, K], in the order of the test split."""
     final_loss: float
@@ -111,8 +110,8 @@ def run_comparison(comparison: Comparison, output: Path, *, overwrite: bool = Fa
             StopSignal() as stop,
             progress("training classifiers", total, "steps", done=finished * config.steps) as advance,
         ):
-            for number, (arm, repetition) in enumerate(missing, start=finished):
-                kept = f"{number} of {len(plan)} trainings are finished; run the same command again to go on"
+            for done, (arm, repetition) in enumerate(missing, start=finished):
+                kept = f"{done} of {len(plan)} trainings are finished; run the same command again to go on"
                 training = _run_training(comparison, arm, repetition, sources, test, _Steps(stop, kept, advance))
                 write_json(paths[arm, repetition], _to_json(training))
                 _log_training(comparison, training)
@@ -121,7 +120,7 @@ def run_comparison(comparison: Comparison, output: Path, *, overwrite: bool = Fa
 
 @dataclass(frozen=True)
 class _Steps:
-    """What happens after each step: the bar moves, and a signal that has come ends the run."""
+    """What happens after each step: the progress bar moves, and a received signal ends the run."""
 
     stop: StopSignal
     kept: str
@@ -132,24 +131,24 @@ class _Steps:
         self.stop.check(self.kept)
 
 
-def load_images(comparison: Comparison) -> tuple[ImageSource, dict[str, ImageSource]]:
+def load_images(comparison: Comparison) -> tuple[ImageSet, dict[str, ImageSet]]:
     """Return the test images and those of each source that an arm needs, all of one size."""
-    test = ShardImages(comparison.folders.test, size=comparison.size)
+    test = open_images(comparison.folders.test, size=comparison.size)
     needed = {source for arm in comparison.arms for source in batch_shares(arm, comparison.config)}
-    train = {name: ShardImages(comparison.folders.train[name], size=test.size) for name in sorted(needed)}
-    return test, dict(train)
+    side, _ = test.size
+    return test, {name: open_images(comparison.folders.train[name], size=side) for name in sorted(needed)}
 
 
 def _run_training(
     comparison: Comparison,
     arm: str,
     repetition: int,
-    sources: Mapping[str, ImageSource],
-    test: ImageSource,
+    sources: Mapping[str, ImageSet],
+    test: ImageSet,
     on_step: _Steps,
 ) -> Training:
     config, placement = comparison.config, comparison.placement
-    batches = arm_batches(
+    batches = mixed_batches(
         sources,
         batch_shares(arm, config),
         steps=config.steps,
@@ -157,7 +156,7 @@ def _run_training(
         seed=derive_seed(config.seed, "classifier-batches", arm, repetition),
     )
     timer = devices.Timer(placement.device)
-    try:
+    with naming_lack_of_memory(config, "use a smaller --batch-size, --size or --model"):
         network, final_loss = train_network(
             batches,
             num_classes=len(comparison.folders.classes),
@@ -169,11 +168,6 @@ def _run_training(
             on_step=on_step,
         )
         probabilities = predict(network, test, placement.device)
-    except (RuntimeError, MemoryError) as error:
-        if not devices.is_out_of_memory(error):
-            raise
-        remedy = "use a smaller --batch-size, --size or --model"
-        raise DeviceError(f"out of memory in batches of {config.batch_size} images", remedy) from error
     return Training(arm, repetition, probabilities, final_loss, timer.elapsed_sec())
 
 

@@ -20,7 +20,7 @@ class ComparisonFolders:
     test: ShardFolder
     """The real `test` split."""
     notes: tuple[str, ...]
-    """What the user should know though it is no error."""
+    """What the user should know, although it is no error."""
 
     @property
     def classes(self) -> Classes:
@@ -35,9 +35,11 @@ def open_comparison(real: Path, synthetic: Path | None) -> ComparisonFolders:
         real: Has the splits `train` and `test`; its `validation` split is not used.
         synthetic: Has the split `train`; may be missing where no arm needs it.
 
+    Classes are matched by name or alias of either side, in any order, and all sources get the labels of the test split.
+
     Raises:
-        DataError: Classes differ, a class has no images, train and test share a key or a group, or a folder is not of
-            the kind it is given as.
+        DataError: A class is none of the test split's or stands twice, a class has no images, train and test share a
+            key or a group, or a folder is not of the kind it is given as.
     """
     if synthetic is not None and synthetic.resolve() == real.resolve():
         raise DataError(f"the real and the synthetic folder are the same: {real}")
@@ -45,21 +47,19 @@ def open_comparison(real: Path, synthetic: Path | None) -> ComparisonFolders:
     if synthetic is not None:
         train["synthetic"] = open_folder(synthetic, "train")
     test = open_folder(real, "test")
+    train = {name: _match_classes(source, test) for name, source in train.items()}
     for source in train.values():
-        _check_classes(source, test)
         _check_separate(source, test)
     for folder in (*train.values(), test):
         _check_every_class(folder)
     return ComparisonFolders(train, test, _check_kinds(train))
 
 
-def _check_classes(source: ShardFolder, test: ShardFolder) -> None:
-    if source.classes != test.classes:
-        raise DataError(
-            f"the classes differ: {', '.join(test.classes)} in {test.folder}, {', '.join(source.classes)} in "
-            f"{source.folder}",
-            "names and order must be the same",
-        )
+def _match_classes(source: ShardFolder, test: ShardFolder) -> ShardFolder:
+    """Return a source under the class names and labels of the test split."""
+    used = {entry.label for entry in source.entries}
+    labels = test.classes.match(source.classes, used, here=str(test.folder), there=str(source.folder))
+    return source.relabelled(test.classes, labels)
 
 
 def _check_every_class(folder: ShardFolder) -> None:

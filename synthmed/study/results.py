@@ -1,4 +1,4 @@
-"""Results as people read them: the numbers of a classifier comparison, its table rows, files and ROC plot."""
+"""Results of a classifier comparison: figures, table rows, files and ROC plot."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def comparison_results(comparison: Comparison, trainings: Sequence[Training]) ->
     """Return all results of a comparison, its settings and its data, as JSON values.
 
     Intervals come from resampling the test patients (images, where the shards name no groups), the same resamples in
-    every training. They say how far another test set would move a result; the spread over seeds says how far another
-    training would.
+    every training. They say how much a result would change with another test set; the spread over seeds says how much
+    with another training.
     """
     test, positive = comparison.folders.test, comparison.folders.classes.positive_label
     groups, labels = [entry.group for entry in test.entries], _labels(test)
@@ -165,7 +165,7 @@ def _versions() -> dict[str, str]:
 
 
 def arm_rows(results: Mapping[str, Any]) -> list[tuple[object, ...]]:
-    """Return one table row an arm, for `ARM_COLUMNS`."""
+    """Return one table row per arm, for `ARM_COLUMNS`."""
     return [
         (
             arm,
@@ -180,7 +180,7 @@ def arm_rows(results: Mapping[str, Any]) -> list[tuple[object, ...]]:
 
 
 def difference_rows(results: Mapping[str, Any]) -> list[tuple[object, ...]]:
-    """Return one table row a paired difference, for `DIFFERENCE_COLUMNS`."""
+    """Return one table row per paired difference, for `DIFFERENCE_COLUMNS`."""
     return [
         (name, f"{found['mean']:+.3f}", "{:+.3f} to {:+.3f}".format(*found["interval"]))
         for name, found in results["differences"].items()
@@ -201,7 +201,7 @@ def write_comparison(
 
 
 def predictions_csv(comparison: Comparison, trainings: Sequence[Training]) -> bytes:
-    """Return the probabilities of every test image in every training as CSV, one column a class."""
+    """Return the probabilities of every test image in every training as CSV, one column per class."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     classes = comparison.folders.classes
@@ -214,7 +214,7 @@ def predictions_csv(comparison: Comparison, trainings: Sequence[Training]) -> by
 
 
 def draw_roc(comparison: Comparison, trainings: Sequence[Training], results: Mapping[str, Any]) -> bytes:
-    """Return the ROC plot as PNG: one line an arm, the mean over its trainings, and the diagonal of chance."""
+    """Return the ROC plot as PNG: one line per arm, the mean over its trainings, and the diagonal of chance."""
     figure = new_figure(6, 6)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], label="chance: 0.5", **REFERENCE)

@@ -12,39 +12,44 @@ from typing import Any
 import numpy as np
 import torch
 
+from synthmed.data.labels import Classes
 from synthmed.data.sets.image_set import ImageSet
-from synthmed.evaluation.artefacts import check_discs, check_duplicates, check_grid
+from synthmed.data.sets.reader import Reader
+from synthmed.evaluation.artefacts import check_discs, check_grid
+from synthmed.evaluation.duplicates import check_duplicates
 from synthmed.runtime.device import Timer, peak_memory_gib
 from synthmed.runtime.seeds import numpy_generator
 
 
 class Noise:
-    """Reads blurred noise, another one at each position."""
+    """Blurred noise, another one at each index."""
 
-    def __init__(self, seed: int, size: int) -> None:
-        self.seed, self.size = seed, size
+    def __init__(self, count: int, seed: int, size: int) -> None:
+        self.count, self.seed, self.size = count, seed, size
 
-    def read(self, position: int) -> Any:
-        coarse = numpy_generator(self.seed, position).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    def __len__(self) -> int:
+        return self.count
+
+    def title(self, index: int) -> str:
+        return str(index)
+
+    def pixels(self, index: int) -> Any:
+        coarse = numpy_generator(self.seed, index).integers(0, 256, (16, 16, 3), dtype=np.uint8)
         return coarse.repeat(self.size // 16, axis=0).repeat(self.size // 16, axis=1)
 
 
 def make_set(count: int, size: int, seed: int) -> ImageSet:
-    reader: Any = Noise(seed, size)
-    numbers = tuple(map(str, range(count)))
     return ImageSet(
         name=f"noise {seed}",
         kind=None,
         dataset=None,
         split=None,
-        classes=("a", "b"),
+        classes=Classes(("a", "b")),
         labels=np.arange(count) % 2,
-        keys=numbers,
+        keys=tuple(map(str, range(count))),
         groups=("",) * count,
-        size=(size, size),
-        pixel_hashes=numbers,
-        aliases={},
-        _reader=reader,
+        native_size=(size, size),
+        _reader=Reader(Noise(count, seed, size), (size, size)),
         _positions=np.arange(count),
     )
 

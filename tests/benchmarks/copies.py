@@ -12,9 +12,8 @@ import argparse
 import io
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from synthmed.data.pixels import to_rgb_arrays
-from synthmed.data.sets.shard_images import ShardImages
+from synthmed.data.sets.image_set import open_images
 from synthmed.data.shards.read import find_splits, open_folder
 from synthmed.evaluation.copy_spaces import CopyFeatures, Neighbours, compare, find_in_features, find_in_pixels
 from synthmed.evaluation.lookalikes import Lookalikes
@@ -46,8 +45,9 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.images)
 
-    def load(self, numbers: Any) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(self.images[list(numbers)].transpose(0, 3, 1, 2)))
+    def blocks(self, size: int) -> Iterator[torch.Tensor]:
+        for start in range(0, len(self), size):
+            yield torch.from_numpy(self.images[start : start + size].transpose(0, 3, 1, 2).copy())
 
 
 def exact(image: Images, _: np.random.Generator) -> Images:
@@ -128,7 +128,7 @@ PLANTS: Mapping[str, Plant] = {
 
 def load(folder: Path, *splits: str) -> tuple[Images, NDArray[np.str_], list[str]]:
     """Return images, patients and keys of splits."""
-    parts = [ShardImages(open_folder(folder, split)) for split in splits]
+    parts = [open_images(open_folder(folder, split)) for split in splits]
     images = np.concatenate([to_rgb_arrays(part.load(range(len(part)))) for part in parts])
     groups = np.array([group or key for part in parts for group, key in zip(part.groups, part.keys, strict=True)])
     return images, groups, [key for part in parts for key in part.keys]
@@ -140,9 +140,8 @@ def in_features(weights: Path, training: Images, sets: Mapping[str, Images]) -> 
 
     def extract(images: Images) -> NDArray[np.float32]:
         pictures = Pictures(images)
-        blocks = [range(start, min(start + 32, len(images))) for start in range(0, len(images), 32)]
         with torch.inference_mode():
-            return np.concatenate([extractor(pictures.load(block)).numpy() for block in blocks])
+            return np.concatenate([extractor(block).numpy() for block in pictures.blocks(32)])
 
     plain, mirrored = extract(training), extract(training[:, :, ::-1])
     space = CopyFeatures(extractor.name, plain, mirrored, plain[:0], plain[:0])

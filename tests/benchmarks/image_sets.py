@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from synthmed.data.images import encode_image
-from synthmed.data.sets.image_set import open_image_set
 from synthmed.data.shards.write import Sample, write_shard
+from synthmed.evaluation.content import open_by_content
 from synthmed.evaluation.feature_cache import features
-from synthmed.evaluation.pictures import principal_axes
+from synthmed.evaluation.overlap import principal_axes
 from synthmed.runtime.device import peak_memory_gib
 
 Result = TypeVar("Result")
@@ -66,8 +66,8 @@ def main() -> None:
         folder = Path(place)
         write_images(folder / "shards", count, side)
         cache, where = folder / "cache", str(folder / "shards")
-        images = timed("open", count, lambda: open_image_set(where, cache=cache))
-        timed("open again", count, lambda: open_image_set(where, cache=cache))
+        images = timed("open", count, lambda: open_by_content(where, cache=cache))
+        timed("open again", count, lambda: open_by_content(where, cache=cache))
         batches = [range(first, min(first + 64, count)) for first in range(0, count, 64)]
         timed("load", count, lambda: [images.load(batch).sum() for batch in batches])
         first = timed("features", count, lambda: features(images, Wide(), cache=cache, device=CPU))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -11,80 +10,95 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from synthmed.classifier.augmentation import augment
+from synthmed.classifier.batches import mixed_batches
 from synthmed.classifier.config import ClassifierConfig, meaning
 from synthmed.classifier.networks import build_network, check_model, load_pretrained_weights, load_weights_file
 from synthmed.classifier.training import Placement, learning_rate, predict, train_network
+from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import CheckpointError, TrainingError, UsageError
 from synthmed.metrics.classification import auroc
 from synthmed.study.arms import batch_shares, parse_arms
-from synthmed.study.batches import arm_batches
 
 TINY = "test_resnet"
+MakeImageSet = Callable[..., ImageSet]
 CPU = Placement(torch.device("cpu"), torch.float32)
 
 
-@dataclass
-class MemoryImages:
-    images: Tensor
-    labels: Tensor
-
-    def load(self, numbers: Sequence[int]) -> Tensor:
-        return self.images[list(numbers)]
+SquareImages = Callable[..., ImageSet]
 
 
-def square_images(count: int, *, seed: int = 0, classes: int = 2) -> MemoryImages:
-    """Noise with a bright square, whose corner is that of its class."""
-    labels = torch.arange(count) % classes
-    images = torch.randint(0, 120, (count, 3, 32, 32), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    for number, label in enumerate(labels.tolist()):
-        images[number, :, 4 + 8 * label : 12 + 8 * label, 4 + 8 * label : 12 + 8 * label] += 120
-    return MemoryImages(images, labels)
+@pytest.fixture
+def square_images(make_image_set: MakeImageSet) -> SquareImages:
+    """A function that gives noise with a bright square, whose corner is that of its class."""
+
+    def make(count: int, *, seed: int = 0, classes: int = 2) -> ImageSet:
+        labels = np.arange(count) % classes
+        noise = torch.Generator().manual_seed(seed)
+        images = torch.randint(0, 120, (count, 3, 32, 32), generator=noise, dtype=torch.uint8)
+        for image, label in zip(images, labels.tolist(), strict=True):
+            image[:, 4 + 8 * label : 12 + 8 * label, 4 + 8 * label : 12 + 8 * label] += 120
+        return make_image_set(images, labels)
+
+    return make
 
 
-def numbered_images(count: int, first: int, labels: list[int]) -> MemoryImages:
-    """Images that all hold their own number."""
-    numbers = torch.arange(first, first + count, dtype=torch.uint8)
-    return MemoryImages(numbers.view(-1, 1, 1, 1).expand(-1, 3, 2, 2), torch.tensor(labels))
+@pytest.fixture
+def numbered_images(make_image_set: MakeImageSet) -> Callable[..., ImageSet]:
+    """A function that gives images which all hold their own index, from `first` on."""
+
+    def make(first: int, labels: list[int]) -> ImageSet:
+        values = np.arange(first, first + len(labels)).reshape(-1, 1, 1, 1)
+        return make_image_set(np.broadcast_to(values, (len(labels), 3, 2, 2)), labels)
+
+    return make
 
 
-def train(config: ClassifierConfig, repetition: int = 0, arm: str = "real", initial: dict[str, Tensor] | None = None):
-    batches = arm_batches(
-        {"real": square_images(40)},
-        {"real": config.batch_size},
-        steps=config.steps,
-        balanced=config.balanced,
-        seed=repetition,
-    )
-    return train_network(
-        batches, num_classes=2, config=config, arm=arm, repetition=repetition, placement=CPU, initial=initial
-    )
+@pytest.fixture
+def train(square_images: SquareImages) -> Callable[..., tuple[nn.Module, float]]:
+    """A function that trains a tiny classifier."""
+
+    def make(
+        config: ClassifierConfig, repetition: int = 0, arm: str = "real", initial: dict[str, Tensor] | None = None
+    ) -> tuple[nn.Module, float]:
+        batches = mixed_batches(
+            {"real": square_images(40)},
+            {"real": config.batch_size},
+            steps=config.steps,
+            balanced=config.balanced,
+            seed=repetition,
+        )
+        return train_network(
+            batches, num_classes=2, config=config, arm=arm, repetition=repetition, placement=CPU, initial=initial
+        )
+
+    return make
 
 
 def config(**changes) -> ClassifierConfig:
     return ClassifierConfig(**{"model": TINY, "steps": 3, "batch_size": 8, **changes})
 
 
-def test_batches_hold_the_shares_of_their_sources_and_both_classes_equally():
-    sources = {"real": numbered_images(9, 0, [0] * 6 + [1] * 3), "synthetic": numbered_images(4, 100, [0, 1, 0, 1])}
-    for images, labels in arm_batches(sources, {"real": 6, "synthetic": 2}, steps=5, balanced=True, seed=0):
+def test_batches_hold_the_shares_of_their_sources_and_both_classes_equally(numbered_images):
+    sources = {"real": numbered_images(0, [0] * 6 + [1] * 3), "synthetic": numbered_images(100, [0, 1, 0, 1])}
+    for images, labels in mixed_batches(sources, {"real": 6, "synthetic": 2}, steps=5, balanced=True, seed=0):
         assert images.shape == (8, 3, 2, 2) and images.dtype == torch.uint8
         assert (images[:, 0, 0, 0] >= 100).tolist() == [False] * 6 + [True] * 2
         assert labels[:6].sum() == 3 and labels[6:].sum() == 1
 
 
-def test_batches_show_each_image_once_before_any_again():
-    sources = {"real": numbered_images(8, 0, [0, 1] * 4)}
-    batches = list(arm_batches(sources, {"real": 4}, steps=4, balanced=True, seed=0))
+def test_batches_show_each_image_once_before_any_again(numbered_images):
+    sources = {"real": numbered_images(0, [0, 1] * 4)}
+    batches = list(mixed_batches(sources, {"real": 4}, steps=4, balanced=True, seed=0))
     for epoch in (batches[:2], batches[2:]):
         assert sorted(int(image[0, 0, 0]) for images, _ in epoch for image in images) == list(range(8))
 
 
-def test_labels_stay_with_their_images():
-    source = numbered_images(10, 0, [number % 3 for number in range(10)])
-    for images, labels in arm_batches({"real": source}, {"real": 4}, steps=6, balanced=False, seed=1):
+def test_labels_stay_with_their_images(numbered_images):
+    source = numbered_images(0, [index % 3 for index in range(10)])
+    for images, labels in mixed_batches({"real": source}, {"real": 4}, steps=6, balanced=False, seed=1):
         assert labels.tolist() == [int(image[0, 0, 0]) % 3 for image in images]
 
 
@@ -153,16 +167,16 @@ def test_light_augmentation_changes_images_a_little_and_keeps_their_range():
     assert torch.equal(shown, again)
 
 
-def test_classifier_learns_what_can_be_learnt():
+def test_classifier_learns_what_can_be_learnt(train, square_images):
     network, final_loss = train(config(steps=25, batch_size=16, lr=3e-3, augment=False, flips="none"))
     test = square_images(30, seed=1)
     probabilities = predict(network, test, CPU.device)
     assert probabilities.shape == (30, 2) and np.allclose(probabilities.sum(axis=1), 1)
-    assert auroc(probabilities, test.labels.numpy(), positive=1) > 0.95
+    assert auroc(probabilities, test.labels, positive=1) > 0.95
     assert final_loss < 0.4
 
 
-def test_same_training_gives_the_same_weights_and_leaves_global_randomness_alone():
+def test_same_training_gives_the_same_weights_and_leaves_global_randomness_alone(train):
     before = torch.get_rng_state()
     first, second = train(config())[0], train(config())[0]
     assert torch.equal(torch.get_rng_state(), before)
@@ -172,13 +186,13 @@ def test_same_training_gives_the_same_weights_and_leaves_global_randomness_alone
 
 
 @pytest.mark.parametrize("other", [{"repetition": 1}, {"arm": "both"}, {"config": {"seed": 1}}])
-def test_repetition_arm_and_seed_each_change_the_training(other):
+def test_repetition_arm_and_seed_each_change_the_training(train, other):
     first = train(config())[0]
     second = train(config(**other.pop("config", {})), **other)[0]
     assert not torch.equal(first.state_dict()["conv1.0.weight"], second.state_dict()["conv1.0.weight"])
 
 
-def test_loss_that_is_not_finite_ends_the_training_before_the_weights_change():
+def test_loss_that_is_not_finite_ends_the_training_before_the_weights_change(train):
     broken = {
         "layer1.0.conv1.weight": torch.full_like(
             build_network(TINY, 2).state_dict()["layer1.0.conv1.weight"], torch.nan

@@ -3,13 +3,13 @@
 import io
 import struct
 import zlib
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from synthmed.data.images import (
-    IMAGE_FORMATS,
     ImageFormat,
     check_checksums,
     decode_image,
@@ -173,7 +173,7 @@ def test_grey_has_equal_channels() -> None:
     assert np.array_equal(grey[:, :, 0], grey[:, :, 2])
 
 
-@pytest.mark.parametrize("image_format", IMAGE_FORMATS)
+@pytest.mark.parametrize("image_format", get_args(ImageFormat))
 def test_encoding_is_deterministic_and_decodes(image_format: ImageFormat) -> None:
     image = resize_image(noise(8, 8), 64, "stretch")
     data = encode_image(image, image_format, text={"b": "2", "a": "1"}, synthetic=True)
@@ -182,7 +182,7 @@ def test_encoding_is_deterministic_and_decodes(image_format: ImageFormat) -> Non
     assert difference.max() <= (12 if image_format == "jpg" else 0)
 
 
-@pytest.mark.parametrize("image_format", IMAGE_FORMATS)
+@pytest.mark.parametrize("image_format", get_args(ImageFormat))
 def test_synthetic_images_say_so_inside_the_file(image_format: ImageFormat) -> None:
     image = noise(16, 16)
     said = b'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"'
@@ -219,7 +219,7 @@ def test_contact_sheet_writes_row_titles_above_the_rows() -> None:
     assert sheet[26:40].max() == 32
 
 
-@pytest.mark.parametrize("image_format", IMAGE_FORMATS)
+@pytest.mark.parametrize("image_format", get_args(ImageFormat))
 def test_format_is_told_by_the_bytes(image_format: ImageFormat) -> None:
     data = encode_image(noise(8, 8), image_format)
     assert detect_format(data) == image_format

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 
 import synthmed
 from synthmed.data.images import encode_image
+from synthmed.data.labels import Classes
 from synthmed.data.shards.card import FolderInfo
 from synthmed.data.shards.plan import shard_name
 from synthmed.data.shards.side_files import write_side_files
@@ -48,7 +49,7 @@ Seen = tuple[str, int]
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three splits in two classes: 8 x 4, 4 x 3 and 4 x 2 images."""
     folder = tmp_path_factory.mktemp("real")
-    info = FolderInfo(kind="real", dataset="pets", classes=("cat", "dog"), positive="dog", size=SIZE)
+    info = FolderInfo(kind="real", dataset="pets", classes=Classes(("cat", "dog"), positive="dog"), size=SIZE)
     generator = np.random.default_rng(0)
     for split, lengths in REAL.items():
         for number, length in enumerate(lengths):

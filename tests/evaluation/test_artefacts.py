@@ -12,7 +12,8 @@ import pytest
 
 from synthmed.errors import DataError
 from synthmed.evaluation import artefacts
-from synthmed.evaluation.artefacts import check_discs, check_duplicates, check_grid
+from synthmed.evaluation.artefacts import check_discs, check_grid
+from synthmed.evaluation.duplicates import check_duplicates
 from synthmed.metrics.statistics import share_interval
 from synthmed.phantoms.drawing import draw_phantom
 

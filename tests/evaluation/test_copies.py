@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +13,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from synthmed.data.labels import Classes
 from synthmed.data.sets.image_set import ImageSet
+from synthmed.data.sets.reader import Reader
 from synthmed.errors import DataError
-from synthmed.evaluation.copies import CopyReport, draw_pairs, find_copies
+from synthmed.evaluation.copies import CopyReport, find_copies
 from synthmed.evaluation.copy_spaces import CopyFeatures, find_in_features
 from synthmed.evaluation.lookalikes import FINE, Lookalikes, fit
+from synthmed.evaluation.sheets import draw_pairs
 from synthmed.runtime.seeds import numpy_generator
 
 SIZE = 48
@@ -25,28 +28,35 @@ Images = NDArray[np.uint8]
 CPU = torch.device("cpu")
 
 
-class Reader:
-    """Gives images by position, as a set's own reader does."""
+@dataclasses.dataclass
+class Pictures:
+    """Images in memory, as a set reads them."""
 
-    def __init__(self, images: Images) -> None:
-        self.read = images.__getitem__
+    images: Images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def pixels(self, index: int) -> Images:
+        return self.images[index]
+
+    def title(self, index: int) -> str:
+        return str(index)
 
 
 def image_set(images: Images, name: str, groups: Sequence[str] | None = None) -> ImageSet:
-    count = len(images)
+    count, size = len(images), (images.shape[1], images.shape[2])
     return ImageSet(
         name=name,
         kind=None,
         dataset=None,
         split=None,
-        classes=("one",),
+        classes=Classes(("one",)),
         labels=np.zeros(count, dtype=np.int64),
         keys=tuple(f"{name}-{number}" for number in range(count)),
         groups=tuple(groups or ("",) * count),
-        size=(SIZE, SIZE),
-        pixel_hashes=("",) * count,
-        aliases={},
-        _reader=cast(Any, Reader(images)),
+        native_size=size,
+        _reader=Reader(Pictures(images), size),
         _positions=np.arange(count),
     )
 
@@ -308,7 +318,7 @@ def test_what_does_not_fit_is_refused(training: Images, held_out: Images) -> Non
     sets["held_out"] = image_set(held_out, "held-out")
     with pytest.raises(DataError, match="other sizes"):
         find_copies(
-            **{**sets, "generated": dataclasses.replace(sets["generated"], size=(32, 32))},
+            **{**sets, "generated": image_set(training[:2, :32, :32], "generated")},
             generator=numpy_generator(0),
             device=CPU,
         )

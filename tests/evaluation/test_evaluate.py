@@ -16,9 +16,9 @@ from PIL import Image
 from synthmed.data.images import encode_image
 from synthmed.data.pack.pack import PackConfig, pack_images
 from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
-from synthmed.data.sets.image_set import open_image_set
 from synthmed.errors import DataError, UsageError
 from synthmed.evaluation.config import EvaluateConfig, EvaluateRequest
+from synthmed.evaluation.content import open_by_content
 from synthmed.evaluation.sets import compared_sets, open_sets
 from synthmed.phantoms.drawing import CLASSES, draw_phantom
 from synthmed.phantoms.release import phantom_release
@@ -80,7 +80,7 @@ def test_one_generated_class_is_scored_against_its_own_real_images(real, tmp_pat
     files, shards = draw(tmp_path / "files", {CLASSES[1]: 5}, first=0), tmp_path / "shards"
     pack_images(files, shards, PackConfig(classes=(CLASSES[1],)))
     reference, (generated,) = compared_sets(open_sets(request(real, shards, output=tmp_path)), balanced=True, seed=0)
-    assert reference.classes == generated.classes == (CLASSES[1],)
+    assert reference.classes.names == generated.classes.names == (CLASSES[1],)
     assert (len(reference), len(generated)) == (30, 5)
     assert set(reference.labels) == {0}
 
@@ -204,14 +204,14 @@ def test_what_cannot_be_done_is_one_line(run_program, real, drawn, tmp_path, mon
 
 def test_all_checks_in_one_run(real, noisy, tmp_path, monkeypatch):
     """A generator that repeats two training images, beside honest ones, is caught; a ruler reads the labels."""
-    from synthmed.evaluation.labels import LABEL_CLASSIFIER
+    from synthmed.evaluation.label_classifier import LABEL_CLASSIFIER
     from synthmed.evaluation.run import evaluate
 
     quick = replace(LABEL_CLASSIFIER, model="resnet10t", steps=4)
     monkeypatch.setattr("synthmed.evaluation.checks.LABEL_CLASSIFIER", quick)
     copied = draw(tmp_path / "copied", dict.fromkeys(CLASSES, 12), first=0)
     for label, number in enumerate((3, 5)):
-        source = open_image_set(f"{real}:train").load([number])[0].permute(1, 2, 0).numpy()
+        source = open_by_content(f"{real}:train").load([number])[0].permute(1, 2, 0).numpy()
         (copied / CLASSES[label] / "000.png").write_bytes(encode_image(source, "png"))
     asked = request(real, copied, output=tmp_path / "out", checks=("copies", "labels", "artefacts"))
     results = evaluate(asked)

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from synthmed.data.images import encode_image
 from synthmed.data.pack.unpack import unpack_folder
-from synthmed.data.sets.image_set import ImageSet, open_image_set
+from synthmed.data.sets.image_set import ImageSet
 from synthmed.data.shards.write import Sample, write_shard
 from synthmed.errors import DataError, DeviceError, Interrupted
 from synthmed.evaluation import feature_cache
+from synthmed.evaluation.content import open_by_content
 from synthmed.evaluation.feature_cache import features
 from synthmed.runtime.processes import Processes
 
@@ -74,7 +75,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def images(shards: Path) -> ImageSet:
-    return open_image_set(str(shards))
+    return open_by_content(str(shards))
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_features_are_computed_once_and_stored_under_content_and_extractor(image
 
 def test_tar_and_folder_share_one_entry(shards: Path, images: ImageSet, cache: Path, tmp_path: Path) -> None:
     unpack_folder(shards, tmp_path / "files")
-    files = open_image_set(str(tmp_path / "files" / "train"))
+    files = open_by_content(str(tmp_path / "files" / "train"))
     assert files.keys != images.keys
     found = features(images, Linear(), cache=cache, device=CPU)
     extractor = Linear()
@@ -275,7 +276,7 @@ import sys, time
 from pathlib import Path
 import torch
 from synthmed.evaluation import feature_cache
-from synthmed.data.sets.image_set import open_image_set
+from synthmed.evaluation.content import open_by_content
 sys.path.insert(0, sys.argv[3])
 from test_feature_cache import BLOCK, CPU, Linear
 feature_cache.BLOCK_IMAGES, feature_cache.POLL_SEC = BLOCK, 0.01
@@ -286,7 +287,7 @@ class Slow(Linear):
         return super().__call__(images)
 
 extractor = Slow()
-found = feature_cache.features(open_image_set(sys.argv[1]), extractor, cache=Path(sys.argv[2]), device=CPU)
+found = feature_cache.features(open_by_content(sys.argv[1]), extractor, cache=Path(sys.argv[2]), device=CPU)
 print(sum(extractor.batches), found.tobytes().hex())
 """
 

@@ -11,9 +11,11 @@ import torch
 
 from synthmed.classifier.config import ClassifierConfig
 from synthmed.classifier.training import Placement
+from synthmed.data.labels import Classes
 from synthmed.errors import CheckpointError, DataError
-from synthmed.evaluation import labels as label_check
-from synthmed.evaluation.labels import FOLDER, check_labels, open_classifier, score_labels, summarise_labels
+from synthmed.evaluation import label_classifier
+from synthmed.evaluation.label_classifier import FOLDER, open_classifier
+from synthmed.evaluation.labels import check_labels, score_labels, summarise_labels
 from synthmed.metrics.statistics import share_interval
 
 CPU = Placement(torch.device("cpu"), torch.float32)
@@ -92,7 +94,7 @@ def test_a_tenth_of_labels_swapped_is_seen_as_that(classifier, made, train, held
 
 def test_a_second_start_trains_nothing_and_finds_the_same(classifier, train, held_out, folder, monkeypatch):
     before = score_labels(classifier, held_out)
-    monkeypatch.setattr(label_check, "train_network", None)
+    monkeypatch.setattr(label_classifier, "train_network", None)
     renamed = dataclasses.replace(train, name="another name")
     again = open_classifier(renamed, folder, placement=CPU, config=TINY)
     assert score_labels(again, held_out) == before
@@ -114,7 +116,7 @@ def test_a_broken_kept_classifier_is_named(train, classifier, folder, tmp_path):
 
 
 def test_larger_images_are_made_smaller(train, tmp_path, monkeypatch):
-    monkeypatch.setattr(label_check, "MAX_SIZE", 16)
+    monkeypatch.setattr(label_classifier, "MAX_SIZE", 16)
     short = dataclasses.replace(TINY, steps=1)
     small = open_classifier(train, tmp_path, placement=CPU, config=short)
     assert small.size == 16 and small.image_size == (32, 32)
@@ -127,7 +129,7 @@ def test_sets_that_do_not_fit_are_refused(classifier, train, held_out, made, mak
         return check_labels(folder=folder, placement=CPU, config=TINY, **words)
 
     with pytest.raises(DataError, match="classes differ: no, yes in real images, yes, no in made"):
-        check(generated={"made": dataclasses.replace(made, classes=("yes", "no"))})
+        check(generated={"made": dataclasses.replace(made, classes=Classes(("yes", "no")))})
     with pytest.raises(DataError, match=r"\(16, 16\) pixels"):
         check(generated={"made": make_image_set(np.zeros((2, 3, 16, 16)), [0, 1])})
     with pytest.raises(DataError, match="has no images"):

@@ -18,18 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from synthmed.data.images import encode_image
-from synthmed.data.sets.image_set import open_image_set
-from synthmed.evaluation.pictures import (
-    Curve,
-    Score,
-    draw_examples,
-    draw_overlap,
-    draw_scores,
-    draw_sizes,
-    draw_spectra,
-    principal_axes,
-    stack_rows,
-)
+from synthmed.evaluation.content import open_by_content
+from synthmed.evaluation.overlap import draw_overlap, principal_axes
+from synthmed.evaluation.pictures import Curve, Score, draw_scores, draw_sizes, draw_spectra
+from synthmed.evaluation.sheets import draw_examples, stack_rows
 from synthmed.plots import DPI, GENERATED_COLOURS, REAL_COLOUR, figure_png, new_figure, plain, write_figure
 
 NAMES = ("medfusion", "StyleGAN 3 with a rather long name", "_costs $5 or $6", "ddim-50", "a.b/c:train", "x")
@@ -249,7 +241,7 @@ def test_examples_are_of_the_class_that_their_title_names(tmp_path: Path) -> Non
         folder.mkdir(exist_ok=True)
         image = np.full((96, 96, 3), number + 200 * (number % 2), dtype=np.uint8)
         (folder / f"{number}.png").write_bytes(encode_image(image, "png"))
-    real = open_image_set(str(tmp_path))
+    real = open_by_content(str(tmp_path))
     made = replace(real.subset(np.flatnonzero(real.labels == 0)), name="made")
     sheet = draw_examples(real=real, generated={"made": made}, count=2)
     pitch = 96 + 18 + 4

@@ -20,7 +20,7 @@ import synthmed
 from synthmed.cli import app
 from synthmed.data.images import encode_image
 from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
-from synthmed.data.sets.shard_images import ShardImages
+from synthmed.data.sets.image_set import open_images
 from synthmed.data.shards.read import find_splits, open_folder
 from synthmed.data.shards.write import Sample, read_stats, write_shard
 from synthmed.errors import DataError, DeviceError, ResumeError, UsageError
@@ -229,7 +229,7 @@ def test_folder_in_a_store_is_read_as_on_disk(s3_prepared, prepared):
     assert [replace(entry, shard=Path(entry.shard.name)) for entry in there.entries] == [
         replace(entry, shard=Path(entry.shard.name)) for entry in here.entries
     ]
-    assert torch.equal(ShardImages(there).load(range(12)), ShardImages(here).load(range(12)))
+    assert torch.equal(open_images(there).load(range(12)), open_images(here).load(range(12)))
     with pytest.raises(DataError, match="has no split 'holdout' \\(there are: train, validation, test\\)"):
         open_folder(s3_prepared, "holdout")
 
@@ -245,9 +245,9 @@ def test_comparison_takes_real_and_synthetic_shards_from_addresses(s3_prepared, 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loader_workers_read_from_a_store(s3_prepared, prepared, workers):
     """Workers are forked after the store was used: they need connections of their own."""
-    images = ShardImages(open_folder(s3_prepared, "train"), cache_bytes=0)
+    images = open_images(open_folder(s3_prepared, "train"), cache_bytes=0)
     loaded = torch.cat([batch for batch, _ in torch.utils.data.DataLoader(images, batch_size=3, num_workers=workers)])
-    assert torch.equal(loaded, ShardImages(open_folder(prepared, "train")).load(range(12)))
+    assert torch.equal(loaded, open_images(open_folder(prepared, "train")).load(range(12)))
     shards = synthmed.open_shards(str(s3_prepared))
     seen = [metadata["source"] for _, _, metadata in torch.utils.data.DataLoader(shards, None, num_workers=workers)]
     assert sorted(seen) == sorted(metadata["source"] for _, _, metadata in synthmed.open_shards(prepared))
@@ -363,7 +363,7 @@ def test_store_that_fails_while_a_shard_is_read_is_named(s3_prepared, reconnect,
     monkeypatch.setattr(s3fs.core.S3File, "_fetch_range", failing)
     monkeypatch.setattr(s3fs.S3FileSystem, "_cat_file", failing_later)
     reconnect()
-    for read in (lambda: open_folder(s3_prepared, "train"), lambda: next(iter(shards)), lambda: ShardImages(folder)):
+    for read in (lambda: open_folder(s3_prepared, "train"), lambda: next(iter(shards)), lambda: open_images(folder)):
         with pytest.raises(DataError, match=r"cannot read s3://shards/prepared/.*: Read timeout"):
             read()
 

@@ -20,7 +20,7 @@ from synthmed.config.recipes import load_recipe
 from synthmed.config.tables import to_dict
 from synthmed.data.pixels import to_float, to_unit
 from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
-from synthmed.data.sets.shard_images import ShardImages
+from synthmed.data.sets.image_set import open_images
 from synthmed.data.shards.read import open_folder
 from synthmed.errors import CheckpointError, DataError, RecipeError
 from synthmed.formats.diffusers_files import AutoencoderKLConfig, find_weights, read_config_beside
@@ -221,7 +221,7 @@ def test_models_of_both_kinds_are_compared_at_one_size(
         for label, count in (("all", 12), ("no-glaucoma", 6), ("glaucoma", 6))
     ]
     model = load_pipeline(folder / WEIGHTS)
-    original = to_float(ShardImages(open_folder(shards, "test"), size=16).load(range(12)))
+    original = to_float(open_images(open_folder(shards, "test"), size=16).load(range(12)))
     errors = (to_unit(model.decode(model.moments(original)[0])) - to_unit(original)).pow(2).mean(dim=(1, 2, 3))
     assert report.rows[3].mse[0] == pytest.approx(errors.mean().item(), rel=1e-4)
 
@@ -262,7 +262,7 @@ def test_pipeline_trained_on_it_is_one_file_that_generates(
     train.train_diffusion("tiny", shards, run, autoencoder=folder, changes=CHANGES, device="cpu", as_json=True)
     path = Path(json.loads(capsys.readouterr().out)["model"])
     first_stage = load_pipeline(folder / WEIGHTS)
-    trained = ShardImages(open_folder(shards, "train"), size=32)
+    trained = open_images(open_folder(shards, "train"), size=32)
     means, _ = first_stage.moments(to_float(trained.load(range(len(trained)))))
     config = read_config(path)
     assert config.latent_scale == pytest.approx(1 / means.double().std().item(), rel=1e-4)
@@ -280,8 +280,8 @@ def test_pipeline_trained_on_it_is_one_file_that_generates(
     found = json.loads(capsys.readouterr().out)
     assert found["checkpoint"] == str(path)
     assert found["images"] == {"no-glaucoma": 2, "glaucoma": 2}
-    made = ShardImages(open_folder(tmp_path / "out", "train"))
-    assert (len(made), made.size) == (4, 32)
+    made = open_images(open_folder(tmp_path / "out", "train"))
+    assert (len(made), made.size) == (4, (32, 32))
 
     library.show_checkpoint(path, as_json=True)
     assert json.loads(capsys.readouterr().out)["vae"]["build"] == "AutoencoderKL"

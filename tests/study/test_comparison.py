@@ -13,8 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from synthmed.classifier.batches import mixed_batches
+from synthmed.classifier.config import ClassifierConfig
+from synthmed.classifier.training import Placement
 from synthmed.cli import app
 from synthmed.data.shards.plan import RUN_FILE, shard_name
 from synthmed.data.shards.write import Sample, write_shard
@@ -51,9 +55,9 @@ def write_split(
     write_shard(folder / shard_name(split, 0), samples)
 
 
-def describe(folder: Path, kind: str, classes: Sequence[str] = ("healthy", "ill"), positive: str = "ill") -> Path:
-    described = {"kind": kind, "dataset": "squares", "classes": list(classes), "aliases": {}, "positive": positive}
-    write_json(folder / RUN_FILE, {"folder": described})
+def describe(folder: Path, kind: str, classes: Sequence[str] = ("healthy", "ill"), **more: object) -> Path:
+    described = {"kind": kind, "dataset": "squares", "classes": list(classes), "aliases": {}, "positive": classes[1]}
+    write_json(folder / RUN_FILE, {"folder": {**described, **more}})
     return folder
 
 
@@ -179,10 +183,44 @@ def assert_refused(run: Run, real: Path, synthetic: Path, *parts: str) -> None:
     assert not (real.parent / "o").exists()
 
 
-@pytest.mark.parametrize("classes", [("ill", "healthy"), ("healthy", "sick"), ("healthy", "ill", "worse")])
-def test_classes_with_other_names_or_order_are_refused(run, real, synthetic, classes):
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (("healthy", "sick"), "the classes differ: sick of {synthetic} is none of healthy, ill of {real}"),
+        (("well", "sick"), "the classes differ: well, sick of {synthetic} is none of healthy, ill of {real}"),
+        (("ill", "pathological"), "several classes of {synthetic} mean ill"),
+    ],
+)
+def test_unknown_or_doubly_meant_classes_are_refused(run, real, synthetic, classes, message):
+    describe(real, "real", aliases={"pathological": "ill"})
     describe(synthetic, "synthetic", classes)
-    assert_refused(run, real, synthetic, "the classes differ: healthy, ill", ", ".join(classes))
+    assert_refused(run, real, synthetic, message.format(real=real, synthetic=synthetic))
+
+
+@pytest.mark.parametrize("classes", [("RG", "NRG"), ("ill", "healthy"), ("nrg", "RG", "worse")])
+def test_classes_of_the_synthetic_images_are_matched_by_name_or_alias(real, synthetic, classes):
+    describe(real, "real", aliases={"NRG": "healthy", "RG": "ill"})
+    describe(synthetic, "synthetic", classes)
+    folders = open_comparison(real, synthetic)
+    assert folders.train["synthetic"].classes.names == ("healthy", "ill")
+    swapped = classes[0].lower() in ("rg", "ill")
+    placement = Placement(torch.device("cpu"), torch.float32)
+    settings = ClassifierConfig(batch_size=8)
+    compared = comparison.Comparison(folders, settings, ("synthetic",), 1, None, placement, None, None)
+    _, sources = comparison.load_images(compared)
+    for images, labels in mixed_batches(sources, {"synthetic": 8}, steps=3, balanced=True, seed=0):
+        # The bright square of a sample stored as class 0 lies in the upper half.
+        stored = (images[:, 0, 16:].float().mean(dim=(1, 2)) > images[:, 0, :16].float().mean(dim=(1, 2))).int()
+        assert labels.tolist() == [1 - label if swapped else label for label in stored.tolist()]
+        assert sorted(labels.tolist()) == [0] * 4 + [1] * 4
+
+
+def test_other_labels_are_other_training_data(real, synthetic):
+    before = open_comparison(real, synthetic).train["synthetic"].content_hash
+    describe(synthetic, "synthetic", ("ill", "healthy"))
+    assert open_comparison(real, synthetic).train["synthetic"].content_hash != before
+    describe(synthetic, "synthetic", ("Healthy", "Ill"))
+    assert open_comparison(real, synthetic).train["synthetic"].content_hash == before
 
 
 def test_shared_key_of_train_and_test_is_refused(run, real, synthetic):
@@ -233,9 +271,9 @@ def test_phantoms_may_stand_for_real_images_and_are_named(real, synthetic):
 
 def test_positive_class_comes_from_the_data_set(real, synthetic):
     describe(real, "real", positive="healthy")
-    assert open_comparison(real, synthetic).positive == 0
+    assert open_comparison(real, synthetic).classes.positive_label == 0
     describe(real, "real", positive="")
-    assert open_comparison(real, synthetic).positive == 1
+    assert open_comparison(real, synthetic).classes.positive_label == 1
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from PIL import Image
 
 from synthmed.classifier.config import ClassifierConfig
 from synthmed.classifier.training import Placement
+from synthmed.data.labels import Classes
 from synthmed.data.shards.read import ShardFolder
 from synthmed.data.shards.samples import Entry
 from synthmed.study.comparison import Comparison, Training
@@ -35,7 +36,9 @@ def folder(split: str, *, groups: bool = True) -> ShardFolder:
     entries = tuple(
         Entry(Path("x.tar"), f"{split}{n}", 0, 1, "png", n % 2, f"p{n // 2}" if groups else "") for n in range(COUNT)
     )
-    return ShardFolder(Path(split), split, "squares", ("healthy", "ill"), {}, "ill", "real", entries, "0" * 64)
+    return ShardFolder(
+        Path(split), split, "squares", Classes(("healthy", "ill"), positive="ill"), "real", entries, "0" * 64
+    )
 
 
 def comparison(arms=("real", "both"), repetitions=2, **options) -> Comparison:

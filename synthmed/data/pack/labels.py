@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from synthmed.data.labels import Classes
 from synthmed.data.pack.sources import METADATA_FILE, STYLEGAN_FILE, ImageSource
 from synthmed.data.prepare.raw import Problem
 from synthmed.data.shards.plan import SPLITS
@@ -25,7 +26,7 @@ class Labels:
 
     origin: str
     """What says so, for the user."""
-    classes: tuple[str, ...]
+    classes: Classes
     labels: dict[str, int]
     """Image -> label."""
     problems: list[Problem] = field(default_factory=list)
@@ -197,13 +198,13 @@ def _folder_class(name: str, depth: int, chosen: Sequence[str]) -> str:
     return folders[depth] if len(folders) > depth else ""
 
 
-def _check_classes(classes: tuple[str, ...]) -> tuple[str, ...]:
+def _check_classes(classes: tuple[str, ...]) -> Classes:
     for name in classes:
         if not name or not name.isprintable() or len(name) > MAX_CLASS_NAME:
             raise DataError(f"{name!r:.100} cannot be the name of a class", "give other names with --class")
     if len(set(classes)) != len(classes):
         raise DataError(f"two classes have the same name: {_few(classes)}", "give other names with --class")
-    return classes
+    return Classes(classes)
 
 
 def _few(names: Any) -> str:

@@ -63,7 +63,7 @@ def make_report(
     )
     return PrepareReport(
         dataset=release.info.name,
-        classes=classes,
+        classes=classes.names,
         splits={split: {name: counts[split, label] for label, name in enumerate(classes)} for split in SPLITS},
         groups={split: len(members) for split, members in groups.items()},
         left_out=count_reasons(problems),

@@ -21,7 +21,7 @@ KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,90}")
 def count_shards(num_samples: int, *, workers: int = 4, ranks: int = 1) -> int:
     """Return the number of shards that suits a number of samples.
 
-    It is a multiple of `workers * ranks`, so that no loader worker goes without; it is at least 8, and about 625
+    It is a multiple of `workers * ranks`, so that every loader worker gets some; it is at least 8, and about 625
     samples go into one when there are many (10 000 = 16 x 625). With fewer samples than that needs, every shard still
     gets one.
     """
@@ -33,7 +33,7 @@ def count_shards(num_samples: int, *, workers: int = 4, ranks: int = 1) -> int:
 
 def shard_lengths(num_samples: int, shards: int) -> list[int]:
     """Return the number of samples in each shard; they differ by one at most."""
-    return [(number + 1) * num_samples // shards - number * num_samples // shards for number in range(shards)]
+    return [(index + 1) * num_samples // shards - index * num_samples // shards for index in range(shards)]
 
 
 def plan_shards(num_samples: int, *, workers: int = 4, ranks: int = 1) -> list[int]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from synthmed.data.shards.plan import RUN_FILE, SPLITS
 from synthmed.data.shards.samples import Entry, index_shard, plain_text, sample_kind
 from synthmed.data.shards.write import read_stats
 from synthmed.errors import DataError
-from synthmed.files.content import hash_file, read_json
+from synthmed.files.content import hash_file, hash_json, read_json
 from synthmed.files.storage import file_size, list_folder, naming_read_errors
 
 SHARD_PATTERN = re.compile(r"(?P<split>[A-Za-z0-9_]+)-(?P<number>[0-9]{1,9})\.tar")
@@ -37,12 +37,27 @@ class ShardFolder:
     """real, phantom (drawn) or synthetic (by a trained model); None where neither folder nor samples say."""
     entries: tuple[Entry, ...]
     content_hash: str
-    """SHA-256 over the names and hashes of the shards."""
+    """SHA-256 over the names and hashes of the shards, and over the labels where they are not those in the shards."""
 
     @property
     def synthetic(self) -> bool | None:
         """Whether a trained model made the images; None if not known. Drawn phantoms stand in for real ones: False."""
         return None if self.kind is None else self.kind == "synthetic"
+
+    def relabelled(self, classes: Classes, labels: Sequence[int | None]) -> ShardFolder:
+        """Return the same samples under other classes.
+
+        Args:
+            classes: The new ones.
+            labels: New label of each old one; `None` for those without samples.
+        """
+        if list(labels) == list(range(len(labels))):
+            return replace(self, classes=classes)
+        new = {old: label for old, label in enumerate(labels) if label is not None}
+        entries = tuple(replace(entry, label=new[entry.label]) for entry in self.entries)
+        # The same images under other labels are other training data.
+        content = hash_json({"shards": self.content_hash, "labels": list(labels)})
+        return replace(self, classes=classes, entries=entries, content_hash=content)
 
 
 def open_folder(folder: Path, split: str) -> ShardFolder:
@@ -68,9 +83,7 @@ def open_folder(folder: Path, split: str) -> ShardFolder:
             names.setdefault(entry.label, set()).add(plain_text(metadata.get("label_name")) or str(entry.label))
             kinds.add(sample_kind(metadata))
     _check_unique(entries)
-    classes = Classes(
-        _class_names(folder, described, names), described.get("aliases") or {}, described.get("positive") or None
-    )
+    classes = _read_classes(folder, described, names)
     kind = described.get("kind") or (kinds.pop() if len(kinds) == 1 else "") or None
     return ShardFolder(
         folder=folder,
@@ -155,15 +168,29 @@ def _is_description(described: Mapping[str, Any]) -> bool:
     return known_kind and all(isinstance(text, str) and text.isprintable() for text in texts)
 
 
-def _class_names(folder: Path, described: Mapping[str, Any], names: Mapping[int, set[str]]) -> tuple[str, ...]:
-    largest = max(names)
-    if "classes" in described:
-        classes = tuple(described["classes"])
-        if largest >= len(classes):
-            raise DataError(f"{folder} holds the label {largest}, but has {len(classes)} classes: {', '.join(classes)}")
-        return classes
-    consistent = all(len(found) == 1 for found in names.values())
-    return tuple(min(names[k]) if consistent and k in names else str(k) for k in range(largest + 1))
+def _read_classes(folder: Path, described: Mapping[str, Any], names: Mapping[int, set[str]]) -> Classes:
+    """Return the classes that the folder describes, else those that its samples name.
+
+    Args:
+        folder: To name it in errors.
+        described: What `.synthmed/run.json` says.
+        names: Label -> what samples call its class.
+    """
+    words = tuple(described.get("classes") or _class_names(names))
+    if max(names) >= len(words):
+        raise DataError(f"{folder} holds the label {max(names)}, but has {len(words)} classes: {', '.join(words)}")
+    try:
+        return Classes(words, described.get("aliases") or {}, described.get("positive") or None)
+    except DataError as error:
+        raise DataError(f"{folder / RUN_FILE} cannot be used: {error}") from error
+
+
+def _class_names(names: Mapping[int, set[str]]) -> list[str]:
+    """Return what samples call the classes, or the labels as words where they do not agree."""
+    labels = range(max(names) + 1)
+    words = [min(names.get(label, {str(label)})) for label in labels]
+    consistent = all(len(found) == 1 for found in names.values()) and len(set(words)) == len(words)
+    return words if consistent else [str(label) for label in labels]
 
 
 def _check_unique(entries: Iterable[Entry]) -> None:

@@ -26,7 +26,7 @@ MAX_IMAGE_BYTES = 256 * 1024 * 1024
 MAX_CLASSES = 10_000
 
 CODE_EXTENSIONS = frozenset({"pickle", "pkl", "pyd", "pth", "pt"})
-"""Members that other readers may unpickle, and so run."""
+"""Members that other readers may unpickle, which can run code."""
 
 _MEMBER = re.compile(r"(?P<key>[A-Za-z0-9_-]{1,90})\.(?P<extension>[a-z0-9]{1,16})")
 

@@ -24,13 +24,13 @@ MAX_FACTS = 40
 SHEET_COLUMNS = 8
 MAX_SHEET_ROWS = 24
 MAX_SHEET_SIDE = 256
-# What says something of one sample alone, not of how the folder came to be.
+# Metadata of a single sample, which say nothing about how the folder was made.
 _OF_ONE_SAMPLE = {"label", "label_name", "split", "group", "source", "index", "key", "cup_to_disc"}
 
 
 @dataclass(frozen=True)
 class ReaderShare:
-    """What the readers of a split get: each takes every `readers`-th shard."""
+    """How the shards of a split are shared by its readers, each of which takes every `readers`-th shard."""
 
     shards: int
     readers: int
@@ -47,7 +47,7 @@ class ReaderShare:
     samples: int
 
     def warning(self) -> str:
-        """Return what is wrong with it; empty where every sample is read once."""
+        """Return what is wrong with the share; empty where every sample is read once."""
         if self.shards % self.readers == 0:
             return ""
         cause = f"{self.shards} shards do not divide by {self.readers} readers"
@@ -85,7 +85,7 @@ class FolderSummary:
     """Of the first image in pixels, as height."""
     height: int
     made: Mapping[str, str]
-    """How it came to be: of our folders the settings, of others what the first sample says."""
+    """How it was made: the settings of our own folders, for others the metadata of the first sample."""
 
 
 def summarise_folder(folder: Path, split: str | None = None) -> tuple[FolderSummary, list[ShardFolder]]:
@@ -130,7 +130,7 @@ def share_shards(lengths: Sequence[int], *, workers: int, ranks: int, batch_size
     """Return how loader workers share shards.
 
     Of timm (`ReaderWds`): every reader takes ceil(samples / readers), rounded up to whole batches, from its own shards,
-    going round where they hold fewer.
+    beginning again where they hold fewer.
 
     Args:
         lengths: Samples of each shard.
@@ -139,7 +139,7 @@ def share_shards(lengths: Sequence[int], *, workers: int, ranks: int, batch_size
         batch_size: Of one rank.
     """
     readers = workers * ranks
-    held = [sum(lengths[number::readers]) for number in range(readers)]
+    held = [sum(lengths[reader::readers]) for reader in range(readers)]
     taken = math.ceil(math.ceil(sum(lengths) / readers) / batch_size) * batch_size
     return ReaderShare(
         shards=len(lengths),
@@ -161,8 +161,8 @@ def _made(folder: Path, entry: Entry) -> Iterator[tuple[str, str]]:
     else:
         metadata = next(metadata for found, metadata in index_shard(entry.shard) if found.key == entry.key)
         facts = {name: value for name, value in metadata.items() if name not in _OF_ONE_SAMPLE}
-    for number, (name, value) in enumerate(_leaves(facts)):
-        if number < MAX_FACTS and (text := plain_text(value)):
+    for index, (name, value) in enumerate(_leaves(facts)):
+        if index < MAX_FACTS and (text := plain_text(value)):
             yield plain_text(name)[:100], text[:200]
 
 
@@ -198,7 +198,7 @@ def _draw_sheet(folder: ShardFolder) -> ImageArray:
     rows, titles = [], []
     for label, entries in sorted(by_class.items())[:MAX_SHEET_ROWS]:
         count = min(SHEET_COLUMNS, len(entries))
-        chosen = [entries[number * len(entries) // count] for number in range(count)]
+        chosen = [entries[index * len(entries) // count] for index in range(count)]
         rows.append([_decode(entry) for entry in chosen])
         titles.append(f"{label} {folder.classes[label]}: {len(entries)} of {len(folder.entries)} in {folder.split}")
     side = min(MAX_SHEET_SIDE, max(rows[0][0].shape[:2]))

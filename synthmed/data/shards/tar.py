@@ -65,7 +65,7 @@ def walk_tar(path: Path, file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
         with tarfile.open(fileobj=cast(IO[bytes], headers), mode="r:") as archive:
             while (info := archive.next()) is not None:
                 last = f", after member {info.name[:200]!r}"
-                # A negative size would lead backwards and round in circles.
+                # A negative size would lead backwards, and the walk would never end.
                 if info.size < 0 or archive.offset <= info.offset or len(archive.pax_headers) > MAX_GLOBAL_RECORDS:
                     raise tarfile.ReadError("a header is not valid")
                 yield info
@@ -79,7 +79,7 @@ def walk_tar(path: Path, file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
 
 
 def _check_end(path: Path, file: IO[bytes], end: int, last: str) -> None:
-    # tarfile takes a missing end and a broken header for the end: a cut file would pass as a short one.
+    # tarfile takes a missing end and a broken header for the end: a cut file would pass for a short one.
     file.seek(end)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise DataError(f"{path} is cut short or broken at byte {end}{last}", "make it again")

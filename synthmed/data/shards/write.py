@@ -97,13 +97,13 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> ShardStats:
         sha256, size = hash_file(part), part.stat().st_size
     counts = Counter(str(row["label"]) for row in rows)
     stats = ShardStats(path.name, len(rows), dict(sorted(counts.items())), sha256, size, rows)
-    # Neither indented nor copied: thousands of rows would take longer to print than their images to write.
+    # Neither indented nor copied: for thousands of rows that would take longer than writing the images.
     write_bytes(stats_path(path), json.dumps(vars(stats), sort_keys=True).encode() + b"\n")
     return stats
 
 
 def append_samples(archive: tarfile.TarFile, samples: Iterable[Sample]) -> Iterator[dict[str, Any]]:
-    """Append samples to a tar, one for each row of the manifest that is taken from the iterator.
+    """Append samples to a tar, and yield the manifest row of each when it is written.
 
     Raises:
         ValueError: A key breaks the contract, or the keys do not ascend.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from synthmed.data.images import encode_image
 from synthmed.data.pixels import to_float, to_rgb_arrays, to_uint8, to_unit
-from synthmed.data.sets.shard_images import ShardImages
+from synthmed.data.sets.image_set import ImageSet, open_images
 from synthmed.data.shards.read import find_splits, open_folder
 from synthmed.data.sheets import contact_sheet
 from synthmed.errors import DataError
@@ -107,15 +107,15 @@ def evaluate_autoencoders(
     dataset, sheet = "", None
     for split in splits or find_splits(data):
         folder = open_folder(data, split)
-        images = ShardImages(folder, size=size, channels=channels)
-        size = images.size
+        images = open_images(folder, size=size, channels=channels)
+        size = images.size[0]
         _check_size(models, size)
         if vgg_weights is not None and size < MIN_SIZE:
             raise DataError(f"LPIPS cannot be measured on images of {size} pixels", f"it needs {MIN_SIZE}")
         dataset = folder.dataset or ""
         for name, model in models.items():
             figures = _measure(model, images, wanted, f"{split}: {Path(name).parent.parent.name or name}")
-            rows += _rows(name, split, folder.classes, images.labels.numpy(), figures)
+            rows += _rows(name, split, folder.classes, images.labels, figures)
         # By name the first split is test, which no training has seen.
         sheet = sheet if sheet is not None else _sheet(list(models.values()), images)
     path = output / "reconstruction.png"
@@ -169,7 +169,7 @@ def _lpips(weights: Path, device: torch.device) -> Callable[[Tensor, Tensor], Te
 
 
 @torch.no_grad()
-def _measure(model: Pipeline, images: ShardImages, wanted: Figures, what: str) -> dict[str, NDArray[np.float64]]:
+def _measure(model: Pipeline, images: ImageSet, wanted: Figures, what: str) -> dict[str, NDArray[np.float64]]:
     """Return each figure of each image."""
     found: dict[str, list[Tensor]] = {name: [] for name in wanted}
     with progress(f"reconstructing {what}", len(images), "images") as advance:
@@ -195,7 +195,7 @@ def _rows(
     return rows
 
 
-def _sheet(models: Sequence[Pipeline], images: ShardImages) -> NDArray[np.uint8]:
+def _sheet(models: Sequence[Pipeline], images: ImageSet) -> NDArray[np.uint8]:
     """Return a row of originals, and for each model a row of reconstructions and one of amplified differences."""
     count = min(SHEET_IMAGES, len(images))
     original = images.load(range(count))

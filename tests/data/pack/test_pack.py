@@ -109,7 +109,7 @@ def test_class_folders_of_every_kind_of_source(tmp_path: Path, kind: str) -> Non
 def test_samples_say_where_they_come_from(tmp_path: Path) -> None:
     pack(write_zip(tmp_path / "gan images.zip", class_folders(4)), tmp_path / "out")
     folder = open_folder(tmp_path / "out", "train")
-    assert (folder.kind, folder.dataset, folder.positive) == ("synthetic", "gan-images", "dog")
+    assert (folder.kind, folder.dataset, folder.classes.positive) == ("synthetic", "gan-images", "dog")
     row = json.loads((tmp_path / "out/.synthmed/manifest.jsonl").read_text().splitlines()[0])
     assert {name: row[name] for name in ("packed_from", "source", "split", "synthetic", "label_name", "dataset")} == {
         "packed_from": "gan images.zip",
@@ -127,7 +127,7 @@ def test_samples_say_where_they_come_from(tmp_path: Path) -> None:
 def test_real_images_carry_no_mark(tmp_path: Path) -> None:
     pack(write_folder(tmp_path / "pets", class_folders(4)), tmp_path / "out", kind="real", split="test", positive="cat")
     folder = open_folder(tmp_path / "out", "test")
-    assert (folder.kind, folder.positive) == ("real", "cat")
+    assert (folder.kind, folder.classes.positive) == ("real", "cat")
     for _, data in packed(tmp_path / "out", "test").values():
         with Image.open(io.BytesIO(data)) as image:
             assert "synthetic" not in image.info
@@ -211,7 +211,7 @@ def test_missing_and_empty_sources_are_named(tmp_path: Path) -> None:
 def labels_of(tmp_path: Path, files: Files, chosen: tuple[str, ...] = ()) -> tuple[tuple[str, ...], dict[str, int]]:
     with open_source(write_zip(tmp_path / "labels.zip", files)) as source:
         found = read_labels(source, chosen)
-    return found.classes, found.labels
+    return found.classes.names, found.labels
 
 
 X = picture(0)

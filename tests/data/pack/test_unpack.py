@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from synthmed.data.images import encode_image
+from synthmed.data.labels import Classes
 from synthmed.data.pack import unpack as unpacking
 from synthmed.data.pack.pack import PackConfig, pack_images
 from synthmed.data.pack.unpack import LabelFile, unpack_folder
@@ -34,7 +35,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_classes(folder: Path, classes: tuple[str, ...], labels: list[int]) -> Path:
     """Write one shard with a sample for each label, of classes called so."""
-    write_json(folder / RUN_FILE, {"folder": FolderInfo(kind="real", dataset="x", classes=classes).as_config()})
+    write_json(
+        folder / RUN_FILE, {"folder": FolderInfo(kind="real", dataset="x", classes=Classes(classes)).as_config()}
+    )
     samples = [
         Sample(f"k{number}", encode_image(np.full((16, 16, 3), number, dtype=np.uint8), "png"), "png", label, {"a": 1})
         for number, label in enumerate(labels)
@@ -130,7 +133,7 @@ def test_class_order_survives_the_round_trip(tmp_path: Path, labels: LabelFile) 
     folder = write_classes(tmp_path / "x", classes, [0, 1, 2, 3, 0, 1])
     unpack_folder(folder, tmp_path / "files", labels=labels)
     pack_images(tmp_path / "files/train", tmp_path / "packed", PackConfig(image_format="keep"))
-    assert open_folder(tmp_path / "packed", "train").classes == classes
+    assert open_folder(tmp_path / "packed", "train").classes.names == classes
     assert sorted(images(tmp_path / "packed", "train").values()) == sorted(images(folder, "train").values())
 
 

@@ -84,7 +84,7 @@ def test_shards_hold_every_image_once_and_share_no_group(airogs: Path, tmp_path:
         assert counts == report.splits[split]
         assert len(groups[split]) == report.groups[split]
     assert folders["train"].kind == "real"
-    assert (folders["train"].dataset, folders["train"].positive) == ("airogs", "glaucoma")
+    assert (folders["train"].dataset, folders["train"].classes.positive) == ("airogs", "glaucoma")
 
 
 def test_samples_say_where_they_come_from(airogs: Path, tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def write_folders(source: Path) -> Path:
 def test_image_folders_give_labels_in_sorted_order(tmp_path: Path) -> None:
     release = read_image_folders(write_folders(tmp_path / "tiles"))
     assert release.info.name == "tiles"
-    assert release.info.classes == ("benign", "malignant")
+    assert release.info.classes.names == ("benign", "malignant")
     assert Counter(item.label for item in release.items) == {0: 3, 1: 3}
     assert len({item.group for item in release.items}) == 6
     assert "each image is its own group" in release.notes[0]

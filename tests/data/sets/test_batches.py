@@ -1,18 +1,10 @@
-"""The order in which training sees samples, float conversion, and images from shards."""
+"""The order in which training sees samples, and float conversion."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 
-from synthmed.data.images import ImageArray, encode_image, resize_image, to_grey
-from synthmed.data.pixels import to_float, to_rgb_arrays, to_uint8
+from synthmed.data.pixels import to_float, to_uint8
 from synthmed.data.sets.batches import StepBatches, own_positions
-from synthmed.data.sets.shard_images import ShardImages
-from synthmed.data.shards.read import ShardFolder, open_folder
-from synthmed.data.shards.write import Sample, write_shard
-from synthmed.errors import DataError
 
 LABELS = torch.tensor([0] * 10 + [1] * 3 + [2] * 7)
 
@@ -117,74 +109,3 @@ def test_uint8_clips_and_truncates() -> None:
     values = torch.tensor([-7.0, -1.0, -1 + 1.99 / 255, 0.0, 1 - 0.02 / 255, 1.0, 7.0])
     assert to_uint8(values).tolist() == [0, 0, 0, 127, 254, 255, 255]
     assert to_uint8(values).dtype == torch.uint8
-
-
-def write_folder(folder: Path, shapes: list[tuple[int, int]]) -> tuple[ShardFolder, list[ImageArray]]:
-    generator = np.random.default_rng(0)
-    images = [generator.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
-    samples = [
-        Sample(f"s-{k}", encode_image(image, "png"), "png", k % 2, {"group": f"g{k}", "label": k % 2})
-        for k, image in enumerate(images)
-    ]
-    half = len(samples) // 2
-    write_shard(folder / "train-000000.tar", samples[:half])
-    write_shard(folder / "train-000001.tar", samples[half:])
-    return open_folder(folder, "train"), images
-
-
-def test_images_come_as_written_with_labels_and_groups(tmp_path: Path) -> None:
-    folder, written = write_folder(tmp_path, [(16, 16)] * 5)
-    images = ShardImages(folder)
-    assert (images.size, len(images)) == (16, 5)
-    assert images.labels.tolist() == [0, 1, 0, 1, 0]
-    assert images.labels.dtype == torch.int64
-    assert (images.groups[3], images.keys[3]) == ("g3", "s-3")
-    for number, image in enumerate(written):
-        tensor, label = images[number]
-        assert (tensor.dtype, tuple(tensor.shape), label) == (torch.uint8, (3, 16, 16), number % 2)
-        assert (tensor.permute(1, 2, 0).numpy() == image).all()
-
-
-@pytest.mark.parametrize("size", [None, 16, 24])
-def test_cache_does_not_change_the_images(tmp_path: Path, size: int | None) -> None:
-    folder, _ = write_folder(tmp_path, [(16, 16)] * 4)
-    side = size or 16
-    cached = ShardImages(folder, size=size, cache_bytes=4 * 3 * side**2)
-    read = ShardImages(folder, size=size, cache_bytes=4 * 3 * side**2 - 1)
-    assert (cached.cached, read.cached) == (True, False)
-    numbers = [3, 0, 0, 2]
-    assert torch.equal(cached.load(numbers), read.load(numbers))
-    assert torch.equal(cached.load(torch.tensor(numbers)), read.load(torch.tensor(numbers)))
-    assert cached.load(numbers).shape == (4, 3, side, side)
-    for number in range(4):
-        assert torch.equal(cached[number][0], read[number][0])
-        assert cached[number][1] == read[number][1]
-
-
-def test_images_of_other_sizes_are_resized(tmp_path: Path) -> None:
-    folder, written = write_folder(tmp_path, [(16, 16), (32, 48), (8, 8), (16, 24)])
-    images = ShardImages(folder, size=16)
-    assert (images[0][0].permute(1, 2, 0).numpy() == written[0]).all()
-    for number in (1, 2, 3):
-        assert (images[number][0].permute(1, 2, 0).numpy() == resize_image(written[number], 16, "crop")).all()
-
-
-def test_shard_that_became_shorter_is_named(tmp_path: Path) -> None:
-    folder, _ = write_folder(tmp_path, [(16, 16)] * 4)
-    images = ShardImages(folder, cache_bytes=0)
-    (tmp_path / "train-000001.tar").write_bytes(b"")
-    with pytest.raises(DataError, match=r"train-000001\.tar"):
-        images[3]
-
-
-def test_one_channel_is_the_luma_and_is_shown_as_grey(tmp_path: Path) -> None:
-    folder, written = write_folder(tmp_path, [(16, 16)] * 3)
-    images = ShardImages(folder, channels=1)
-    assert images.load([0, 2]).shape == (2, 1, 16, 16)
-    shown = to_rgb_arrays(images.load([0, 2]))
-    assert (shown[1] == to_grey(written[2])).all()
-
-
-def test_three_channels_are_shown_as_they_are(tmp_path: Path) -> None:
-    folder, written = write_folder(tmp_path, [(16, 16)] * 2)
-    assert (to_rgb_arrays(ShardImages(folder).load([1]))[0] == written[1]).all()

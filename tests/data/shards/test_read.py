@@ -5,11 +5,13 @@ import json
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from synthmed.data.images import decode_image, encode_image
+from synthmed.data.labels import Classes
 from synthmed.data.shards.card import FolderInfo
 from synthmed.data.shards.plan import RUN_FILE
 from synthmed.data.shards.read import find_splits, open_folder
@@ -40,7 +42,8 @@ def sample_members(key: str, label: int, **metadata: object) -> list[Member]:
 
 
 def write_ours(folder: Path, kind: str = "real", numbers: range = range(4)) -> None:
-    info = FolderInfo(kind=kind, dataset="pets", classes=("cat", "dog", "owl"), aliases={"D": "dog"}, positive="dog")  # type: ignore[arg-type]
+    classes = Classes(("cat", "dog", "owl"), {"D": "dog"}, positive="dog")
+    info = FolderInfo(kind=kind, dataset="pets", classes=classes)  # type: ignore[arg-type]
     write_json(folder / RUN_FILE, {"folder": info.as_config()})
     images = {k: encode_image(np.full((8, 8, 3), k, dtype=np.uint8), "webp") for k in numbers}
     samples = [Sample(f"s-{k}", images[k], "webp", k % 2, {"group": f"g{k}", "label": k % 2}) for k in numbers]
@@ -50,14 +53,14 @@ def write_ours(folder: Path, kind: str = "real", numbers: range = range(4)) -> N
 def test_folder_of_ours_is_read_back(tmp_path: Path) -> None:
     write_ours(tmp_path)
     read = open_folder(tmp_path, "train")
-    assert (read.dataset, read.classes, read.positive, read.kind, read.synthetic) == (
+    assert (read.dataset, read.classes.names, read.classes.positive, read.kind, read.synthetic) == (
         "pets",
         ("cat", "dog", "owl"),
         "dog",
         "real",
         False,
     )
-    assert read.aliases == {"D": "dog"}
+    assert read.classes.aliases == {"D": "dog"}
     assert [(entry.key, entry.label, entry.group) for entry in read.entries] == [
         ("s-0", 0, "g0"),
         ("s-1", 1, "g1"),
@@ -80,8 +83,8 @@ def test_shards_of_another_program_are_read(tmp_path: Path) -> None:
     )
     write_tar(tmp_path / "train-000001.tar", sample_members("c", 1, synthetic=True, group=7))
     read = open_folder(tmp_path, "train")
-    assert read.classes == ("cat", "dog")
-    assert (read.dataset, read.positive, read.synthetic) == (None, None, True)
+    assert read.classes.names == ("cat", "dog")
+    assert (read.dataset, read.classes.positive, read.synthetic) == (None, None, True)
     assert [(entry.key, entry.label, entry.group) for entry in read.entries] == [
         ("a", 1, ""),
         ("b", 0, ""),
@@ -93,14 +96,29 @@ def test_shards_of_another_program_are_read(tmp_path: Path) -> None:
 def test_json_may_be_missing_and_then_classes_are_numbers(tmp_path: Path) -> None:
     write_tar(tmp_path / "train-000000.tar", [("a.jpg", b"x"), ("a.cls", b"2\n"), ("b.jpg", b"x"), ("b.cls", b"0")])
     read = open_folder(tmp_path, "train")
-    assert read.classes == ("0", "1", "2")
+    assert read.classes.names == ("0", "1", "2")
     assert (read.kind, read.synthetic) == (None, None)
 
 
 def test_inconsistent_label_names_are_not_believed(tmp_path: Path) -> None:
     members = sample_members("a", 0) + sample_members("b", 0, label_name="mouse")
     write_tar(tmp_path / "train-000000.tar", members)
-    assert open_folder(tmp_path, "train").classes == ("0",)
+    assert open_folder(tmp_path, "train").classes.names == ("0",)
+
+
+def test_one_name_for_two_labels_is_not_believed(tmp_path: Path) -> None:
+    members = sample_members("a", 0, label_name="mouse") + sample_members("b", 1, label_name="mouse")
+    write_tar(tmp_path / "train-000000.tar", members)
+    assert open_folder(tmp_path, "train").classes.names == ("0", "1")
+
+
+@pytest.mark.parametrize("change", [{"classes": ["cat", "cat"]}, {"aliases": {"D": "bird"}}, {"positive": "bird"}])
+def test_classes_that_contradict_each_other_are_refused_with_their_file(tmp_path: Path, change: dict[str, Any]) -> None:
+    write_ours(tmp_path)
+    described = json.loads((tmp_path / RUN_FILE).read_text())["folder"]
+    write_json(tmp_path / RUN_FILE, {"folder": {**described, **change}})
+    with pytest.raises(DataError, match=r"run\.json cannot be used: "):
+        open_folder(tmp_path, "train")
 
 
 def test_content_hash_follows_the_bytes_not_the_stats_files(tmp_path: Path) -> None:

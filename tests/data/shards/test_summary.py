@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from synthmed.data.images import encode_image
+from synthmed.data.labels import Classes
 from synthmed.data.shards.card import FolderInfo
 from synthmed.data.shards.plan import RUN_FILE
 from synthmed.data.shards.read import open_folder
@@ -25,7 +26,7 @@ def write_folder(
     folder: Path, lengths: list[int], kind: str = "synthetic", split: str = "train", side: int = 20
 ) -> Path:
     """Write shards of two classes; images of class k are flat with the value 100 k + 50."""
-    info = FolderInfo(kind=kind, dataset="pets", classes=("cat", "dog"), positive="dog", size=side)  # type: ignore[arg-type]
+    info = FolderInfo(kind=kind, dataset="pets", classes=Classes(("cat", "dog"), positive="dog"), size=side)  # type: ignore[arg-type]
     made = {"seed": 7, "sampler": {"steps": 20, "sampler": "ddim"}, "counts": {"cat": 1}}
     write_json(folder / RUN_FILE, {"folder": info.as_config(), **made})
     number = 0
@@ -47,7 +48,7 @@ def test_summary_of_our_folder(tmp_path: Path) -> None:
     write_folder(tmp_path, [4], split="test")
     summary, opened = summarise_folder(folder)
     assert [each.split for each in opened] == ["train", "test"]
-    assert (summary.kind, summary.dataset, summary.classes, summary.positive) == (
+    assert (summary.kind, summary.dataset, summary.classes.names, summary.classes.positive) == (
         "synthetic",
         "pets",
         ("cat", "dog"),
@@ -75,7 +76,7 @@ def test_summary_of_a_foreign_folder_takes_what_the_samples_say(tmp_path: Path) 
     write_shard(tmp_path / "train-000000.tar", [Sample("a", image, "jpg", 0, metadata)])  # type: ignore[arg-type]
     (tmp_path / ".synthmed/train-000000.json").unlink()
     summary, _ = summarise_folder(tmp_path)
-    assert (summary.kind, summary.dataset, summary.classes) == ("synthetic", None, ("cat",))
+    assert (summary.kind, summary.dataset, summary.classes.names) == ("synthetic", None, ("cat",))
     assert (summary.width, summary.height, summary.image_formats) == (12, 8, ("jpg",))
     assert summary.made == {"synthetic": "True", "model": "gan-3", "deep.b": "\\x1b[2J"}
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from synthmed.data.images import encode_image
+from synthmed.data.labels import Classes
 from synthmed.data.shards.card import FolderInfo
 from synthmed.data.shards.plan import RUN_FILE, interleave, plan_shards, safe_key, shard_name, stats_path
 from synthmed.data.shards.side_files import write_side_files
@@ -21,7 +22,8 @@ from synthmed.data.shards.write import MetadataValue, Sample, read_stats, write_
 from synthmed.errors import DataError
 from synthmed.files.atomic import write_json
 
-INFO = FolderInfo(kind="real", dataset="made-up", classes=("no", "yes"), aliases={"Y": "yes"}, positive="yes", size=8)
+CLASSES = Classes(("no", "yes"), {"Y": "yes"}, positive="yes")
+INFO = FolderInfo(kind="real", dataset="made-up", classes=CLASSES, size=8)
 
 
 def make_sample(split: str, number: int, label: int) -> Sample:
@@ -253,7 +255,9 @@ def test_data_card_says_what_the_images_are_good_for(
 ) -> None:
     write_shard(tmp_path / "train-000000.tar", [make_sample("train", 0, 0)])
     title = 'Eyes: "left" & right'
-    info = FolderInfo(kind=kind, dataset="eyes", classes=("no", "yes"), title=title, how_made=("By hand.", "Twice."))
+    info = FolderInfo(
+        kind=kind, dataset="eyes", classes=Classes(("no", "yes")), title=title, how_made=("By hand.", "Twice.")
+    )
     write_side_files(tmp_path, info)
     head, text = card_of(tmp_path)
     assert head["pretty_name"] == title

@@ -9,7 +9,7 @@ from PIL import Image
 
 from synthmed.data.pixels import to_float, to_unit
 from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
-from synthmed.data.sets.shard_images import ShardImages
+from synthmed.data.sets.image_set import open_images
 from synthmed.data.shards.read import open_folder
 from synthmed.errors import DataError
 from synthmed.generators.diffusion.pipeline import load_pipeline
@@ -29,12 +29,12 @@ def test_figures_are_means_over_the_images_of_a_class(shards, tiny_model_file, t
     report = evaluate_autoencoders([tiny_model_file], shards, tmp_path / "out", splits=["test"], device="cpu")
     assert [row.label for row in report.rows] == ["all", "no-glaucoma", "glaucoma"]
     assert [row.images for row in report.rows] == [12, 6, 6]
-    images = ShardImages(open_folder(shards, "test"), size=16)
+    images = open_images(open_folder(shards, "test"), size=16)
     model = load_pipeline(tiny_model_file)
     original = to_float(images.load(range(12)))
     decoded = model.decode(model.moments(original)[0])
     errors = (to_unit(decoded) - to_unit(original)).pow(2).mean(dim=(1, 2, 3)).numpy()
-    chosen = images.labels.numpy() == 1
+    chosen = images.labels == 1
     assert report.rows[2].mse == pytest.approx((errors[chosen].mean(), errors[chosen].std()), rel=1e-4)
     assert report.rows[0].psnr_db[0] == pytest.approx(np.mean(-10 * np.log10(errors)), rel=1e-4)
     assert report.ms_ssim_scales == 2
@@ -75,7 +75,7 @@ def test_lpips_is_measured_where_its_weights_are_given(shards, tiny_model_file, 
     report = evaluate_autoencoders(
         [tiny_model_file], shards, tmp_path / "out", splits=["test"], device="cpu", vgg_weights=vgg_file
     )
-    images = ShardImages(open_folder(shards, "test"), size=16)
+    images = open_images(open_folder(shards, "test"), size=16)
     model = load_pipeline(tiny_model_file)
     original = to_float(images.load(range(12)))
     decoded = model.decode(model.moments(original)[0]).clamp(-1, 1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from synthmed.data.pixels import to_float, to_rgb_arrays, to_uint8, to_unit
-from synthmed.data.sets.shard_images import ShardImages
+from synthmed.data.sets.image_set import ImageSet
 from synthmed.data.sheets import contact_sheet
 from synthmed.formats.headers import with_training
 from synthmed.formats.model_files import AUTOENCODER_PREFIX, save_model
@@ -97,12 +97,12 @@ class AutoencoderTask:
         self,
         header: DiffusionHeader,
         step: AutoencoderStep,
-        train: ShardImages,
-        validation: ShardImages,
+        train: ImageSet,
+        validation: ImageSet,
         num_workers: int,
     ) -> None:
         self.header, self.step, self.validation = header, step, validation
-        self.dataset, self.labels = train, train.labels
+        self.dataset, self.labels = train, torch.from_numpy(train.labels)
         self.num_workers = 0 if train.cached else num_workers
 
     def validate(self, network: nn.Module) -> dict[str, float]:

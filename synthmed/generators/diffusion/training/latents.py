@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from synthmed.data.pixels import to_float
+from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
 from synthmed.files.atomic import atomic_path
 from synthmed.generators.diffusion.networks.first_stage import FirstStage
@@ -37,21 +37,6 @@ MIRRORS: dict[str, list[tuple[int, ...]]] = {
 ALONE = Processes()
 
 
-class LabelledImages(Protocol):
-    """What is needed here of a set of images."""
-
-    @property
-    def labels(self) -> Tensor | NDArray[np.int64]:
-        """Class of each image, [N] int64."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def load(self, indices: range, /) -> Tensor:
-        """Return images by index: [n, C, H, W] uint8."""
-        ...
-
-
 class LatentSet(Dataset[tuple[Tensor, int]]):
     """Latents of a split with their labels.
 
@@ -60,9 +45,9 @@ class LatentSet(Dataset[tuple[Tensor, int]]):
         labels: Class of each image [N] int64.
     """
 
-    def __init__(self, latents: Tensor, labels: Tensor | NDArray[np.int64]) -> None:
+    def __init__(self, latents: Tensor, labels: NDArray[np.int64]) -> None:
         self.latents = latents
-        self.labels = torch.as_tensor(labels).repeat(len(latents) // len(labels))
+        self.labels = torch.from_numpy(labels).repeat(len(latents) // len(labels))
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -73,7 +58,7 @@ class LatentSet(Dataset[tuple[Tensor, int]]):
 
 def encode_split(
     autoencoder: FirstStage,
-    images: LabelledImages,
+    images: ImageSet,
     *,
     flips: str,
     keep: str,
@@ -125,7 +110,7 @@ def _block_paths(cache: Path, variants: int, count: int) -> dict[tuple[int, rang
 @torch.no_grad()
 def _encode(
     autoencoder: FirstStage,
-    images: LabelledImages,
+    images: ImageSet,
     block: range,
     axes: tuple[int, ...],
     keep: str,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from synthmed.config.tables import to_dict
-from synthmed.data.sets.shard_images import ShardImages
+from synthmed.data.sets.image_set import ImageSet, open_images
 from synthmed.data.shards.read import ShardFolder
 from synthmed.errors import CheckpointError, RecipeError
 from synthmed.files.content import hash_file, hash_json
@@ -35,7 +35,8 @@ def prepare_autoencoder(context: StageContext) -> Prepared:
 
     def build() -> Task:
         step = AutoencoderStep(Autoencoder(recipe.vae), recipe.autoencoder, lpips)
-        return AutoencoderTask(header, step, *_open_images(context, recipe.vae), context.request.num_workers)
+        train, validation = (_open_images(context, split, recipe.vae) for split in (context.train, context.validation))
+        return AutoencoderTask(header, step, train, validation, context.request.num_workers)
 
     return Prepared({**_tables(recipe, "data", "vae", "autoencoder"), **hashes}, build)
 
@@ -53,7 +54,8 @@ def prepare_adversarial(context: StageContext) -> Prepared:
 
     def build() -> Task:
         step = AdversarialStep(network.requires_grad_(True), recipe.adversarial, lpips, context.processes)
-        return AutoencoderTask(header, step, *_open_images(context, vae), context.request.num_workers)
+        train, validation = (_open_images(context, split, vae) for split in (context.train, context.validation))
+        return AutoencoderTask(header, step, train, validation, context.request.num_workers)
 
     facts = {"autoencoder_sha256": hash_file(path), **hashes}
     return Prepared({**_tables(recipe, "data", "adversarial"), **facts}, build)
@@ -68,12 +70,14 @@ def prepare_denoiser(context: StageContext) -> Prepared:
     _header(context, vae, whole=True)
 
     def build() -> Task:
-        latents = [_encode(context, first_stage, split, sha256) for split in (context.train, context.validation)]
+        train, validation = (
+            _encode(context, first_stage, split, sha256) for split in (context.train, context.validation)
+        )
         scale = 1.0
         if recipe.diffusion.latent_scale == "measured":
-            scale = measure_latent_scale(latents[0], vae.latent_channels)
+            scale = measure_latent_scale(train, vae.latent_channels)
         header = _header(context, vae, whole=True, latent_scale=scale)
-        return DiffusionTask(header, recipe.diffusion, first_stage.autoencoder, *latents, context.request.seed)
+        return DiffusionTask(header, recipe.diffusion, first_stage.autoencoder, train, validation, context.request.seed)
 
     tables = _tables(recipe, "data", "unet", "schedule", "diffusion", "sampler")
     return Prepared({**tables, "autoencoder_sha256": sha256}, build)
@@ -103,13 +107,15 @@ def _header(
     return DiffusionHeader(build=build, sampling=recipe.sampler, **context.header_fields)
 
 
-def _open_images(context: StageContext, vae: FirstStageConfig) -> tuple[ShardImages, ShardImages]:
-    """Return the images of both splits as the model takes them."""
-    size, channels = context.recipe.data.size, vae.image_channels
-    return (
-        ShardImages(context.train, size=size, channels=channels),
-        ShardImages(context.validation, size=size, channels=channels),
-    )
+def _open_images(context: StageContext, split: ShardFolder, vae: FirstStageConfig) -> ImageSet:
+    """Return the images of a split as the model takes them."""
+    images = open_images(split, size=context.recipe.data.size, channels=vae.image_channels)
+    if context.processes.main and images.native_size != images.size and split is context.train:
+        height, width = images.native_size
+        log(
+            f"note: images of {height} x {width} pixels are resized to the recipe's {images.size[0]} x {images.size[1]}"
+        )
+    return images
 
 
 def _open_autoencoder(context: StageContext) -> tuple[Path, Pipeline]:
@@ -143,7 +149,7 @@ def _encode(context: StageContext, first_stage: Pipeline, split: ShardFolder, sh
     """Return the latents of a split, each process having encoded its part."""
     config = context.recipe.diffusion
     flips = config.flips if split is context.train else "none"
-    images = ShardImages(split, size=context.recipe.data.size, channels=first_stage.header.build.vae.image_channels)
+    images = _open_images(context, split, first_stage.header.build.vae)
     key = hash_json([sha256, split.content_hash, split.split, flips, config.latents, images.size])
     return encode_split(
         first_stage.autoencoder,
