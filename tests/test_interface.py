@@ -17,7 +17,7 @@ def test_public_names_are_these():
 
 
 def test_every_exception_of_the_package_is_public():
-    def below(cls: type) -> set[str]:
+    def below(cls: type[SynthmedError]) -> set[str]:
         return {cls.__name__}.union(*(below(child) for child in cls.__subclasses__()))
 
     assert {name for name in below(SynthmedError) if not name.startswith("_")} <= set(synthmed.__all__)

@@ -26,6 +26,8 @@ from synthmed.training.task import TrainingStep
 class GaussianStep(TrainingStep):
     """Minus the log-likelihood of images, averaged over cells."""
 
+    network: nn.ParameterDict
+
     def __init__(self, header: Header[Any, Any]) -> None:
         super().__init__()
         side = header.height_width[0] // header.build.cell
