@@ -6,21 +6,36 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 import synthmed
-from synthmed.cli import app, library
-from synthmed.cli.generate_options import resolve_counts, resolve_sampler
+from synthmed.cli import app
+from synthmed.cli import checkpoints as checkpoints_command
+from synthmed.cli.generate_options import resolve_counts
+from synthmed.cli.setting_options import resolve_settings
 from synthmed.config.recipes import recipe_names
+from synthmed.data.images import encode_image
+from synthmed.data.labels import Classes
+from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
+from synthmed.data.shards.card import FolderInfo
+from synthmed.data.shards.plan import RUN_FILE, shard_name
+from synthmed.data.shards.side_files import write_side_files
+from synthmed.data.shards.write import Sample, write_shard
 from synthmed.errors import DeviceError, IncompleteError, UsageError
+from synthmed.files.atomic import write_json
 from synthmed.files.content import hash_file
 from synthmed.generators.diffusion.config import ScheduleConfig
+from synthmed.generators.diffusion.header import DiffusionHeader
+from synthmed.generators.diffusion.settings import DiffusionSettings
+from synthmed.phantoms.release import phantom_release
 
 SaveTinyModel = Callable[..., Path]
+ChangeHeader = Callable[..., DiffusionHeader]
 
 
 class Result(NamedTuple):
@@ -50,9 +65,23 @@ def failed(result: Result, code: int, *words: str) -> None:
         assert word in result.stderr
 
 
+def write_data(folder: Path, classes: Classes, labels: Sequence[int]) -> Path:
+    """Write one shard of training images with these labels in a folder that describes its classes, and return it."""
+    image = np.zeros((16, 16, 3), dtype=np.uint8)
+    samples = [
+        Sample(f"train-{index}", encode_image(image + index, "png"), "png", label, {"label": label, "synthetic": False})
+        for index, label in enumerate(labels)
+    ]
+    write_shard(folder / shard_name("train", 0), samples)
+    info = FolderInfo(kind="real", dataset="eyes", classes=classes, size=16)
+    write_json(folder / RUN_FILE, {"folder": info.as_config()})
+    write_side_files(folder, info)
+    return folder
+
+
 def start(code: str) -> subprocess.Popen[str]:
     """Start the program in a process of its own with one command put in its place."""
-    setup = "import sys, time, signal, os; from synthmed.cli import app, library\n"
+    setup = "import sys, time, signal, os; from synthmed.cli import app, common\n"
     patch = "for command in app.app.registered_commands: command.callback = replacement\n"
     script = f"{setup}def replacement(): {code}\n{patch}sys.argv = ['synthmed', 'generate']\napp.main()"
     return subprocess.Popen(
@@ -111,7 +140,7 @@ def test_errors_become_one_line_and_their_code(
     def fail() -> Path:
         raise error
 
-    monkeypatch.setattr(library, "models_home", fail)
+    monkeypatch.setattr(checkpoints_command, "models_home", fail)
     failed(run("checkpoints", "list"), code, " ".join(str(error).split()))
     monkeypatch.setenv("SYNTHMED_DEBUG", "1")
     monkeypatch.setattr(sys, "argv", ["synthmed", "checkpoints", "list"])
@@ -152,7 +181,7 @@ def test_reader_that_has_gone_ends_the_program_quietly(length: int) -> None:
 
 
 def test_tables_that_nobody_reads_end_the_program_quietly() -> None:
-    table = "library.print_table('title', ['column'], [['x' * 100]] * 2000)"
+    table = "common.print_table('title', ['column'], [['x' * 100]] * 2000)"
     with start(f"sys.stdin.readline(); {table}; {table}") as process:
         assert process.stdin and process.stdout and process.stderr
         process.stdout.close()
@@ -229,6 +258,19 @@ def test_recipe_is_shown_with_meanings_and_changes(run: Run) -> None:
     assert (shown["name"], shown["data"]["size"], shown["vae"]["widths"]) == ("phantom-fundus", 32, [24, 48, 96])
 
 
+def test_recipe_file_that_is_shown_is_the_same_recipe(run: Run, tmp_path: Path) -> None:
+    shown = run("recipes", "show", "phantom-fundus", "--set", "diffusion.lr=3e-5", "--toml")
+    assert (shown.code, shown.stderr) == (0, "")
+    assert "lr = 3e-05 # peak learning rate\n" in shown.stdout
+    (tmp_path / "mine.toml").write_text(shown.stdout)
+    words = ("recipes", "show", "phantom-fundus", "--set", "diffusion.lr=3e-5", "--json")
+    wanted, found = (
+        json.loads(result.stdout) for result in (run(*words), run("recipes", "show", tmp_path / "mine.toml", "--json"))
+    )
+    assert found == {**wanted, "name": "mine"}
+    failed(run("recipes", "show", "tiny", "--toml", "--json"), 2, "--toml and --json")
+
+
 def test_unknown_recipe_names_the_nearest(run: Run) -> None:
     failed(run("recipes", "show", "phantom-fundu"), 3, "unknown recipe: phantom-fundu (did you mean phantom-fundus?")
     words = ("--data", "nowhere", "-o", "nowhere")
@@ -267,15 +309,15 @@ def test_lpips_has_a_column_where_its_weights_are_given(
 def test_models_are_added_listed_and_shown(run: Run, tiny_model_file: Path) -> None:
     added = json.loads(run("checkpoints", "add", tiny_model_file, "--json").stdout)
     sha256 = hash_file(tiny_model_file)
-    assert added == {"dataset": "tiny", "kind": "pipeline", "path": str(tiny_model_file), "sha256": sha256}
+    assert added == {"dataset": "tiny", "kind": "generator", "path": str(tiny_model_file), "sha256": sha256}
     listed = json.loads(run("checkpoints", "list", "--json").stdout)
-    assert (listed[0]["path"], listed[0]["sha256"], listed[0]["classes"]) == (
+    assert (listed[0]["path"], listed[0]["sha256"], listed[0]["labels"]["names"]) == (
         str(tiny_model_file),
         sha256,
         ["no-glaucoma", "glaucoma"],
     )
     shown = json.loads(run("checkpoints", "info", tiny_model_file, "--json").stdout)
-    assert (shown["sha256"], shown["size"]) == (sha256, 16)
+    assert (shown["sha256"], shown["image"]) == (sha256, {"height": 16, "width": 16})
     assert shown["parameters"].keys() == {"autoencoder", "denoiser"}
     assert sha256 in run("checkpoints", "info", tiny_model_file).stdout
     assert "tiny" in run("checkpoints", "add", tiny_model_file).stdout
@@ -295,10 +337,11 @@ def test_import_info_and_export(run: Run, checkpoint: Path, tiny_tensors: dict[s
     words = ("--dataset", "my-eyes", "--classes", "sick, healthy", "--size", "16x24", "--json")
     imported = json.loads(run("checkpoints", "import", checkpoint, *words).stdout)
     path = tmp_path / "eye.safetensors"
-    assert imported == {"dataset": "my-eyes", "kind": "pipeline", "path": str(path), "sha256": hash_file(path)}
+    assert imported == {"dataset": "my-eyes", "kind": "generator", "path": str(path), "sha256": hash_file(path)}
     assert "16x24" in run("checkpoints", "list").stdout
     shown = json.loads(run("checkpoints", "info", path, "--json").stdout)
-    assert (shown["size"], shown["classes"], shown["sha256"]) == ([16, 24], ["sick", "healthy"], hash_file(path))
+    assert (shown["image"], shown["sha256"]) == ({"height": 16, "width": 24}, hash_file(path))
+    assert shown["labels"] == {"names": ["sick", "healthy"], "aliases": {}, "positive": "healthy"}
     assert shown["training"]["steps"] == 1234
     assert shown["training"]["imported_sha256"] == hash_file(checkpoint)
     assert shown["parameters"]["denoiser"] > 1000
@@ -306,13 +349,13 @@ def test_import_info_and_export(run: Run, checkpoint: Path, tiny_tensors: dict[s
         line.split("│")[1].strip(): line for line in run("checkpoints", "info", path).stdout.splitlines() if "│" in line
     }
     for field, value in {
-        "unet.objective": "x_0",
-        "unet.clip_x_0": "True",
-        "unet.learned_variance": "False",
-        "unet.self_conditioning": "False",
-        "unet.conditional": "True",
-        "schedule.strategy": "scaled_linear",
-        "classes": "['sick', 'healthy']",
+        "build.unet.objective": "x_0",
+        "build.unet.clip_x_0": "True",
+        "build.unet.learned_variance": "False",
+        "build.unet.self_conditioning": "False",
+        "build.unet.conditional": "True",
+        "build.schedule.strategy": "scaled_linear",
+        "labels.names": "['sick', 'healthy']",
         "training.steps": "1234",
         "parameters.autoencoder": str(shown["parameters"]["autoencoder"]),
         "sha256": hash_file(path),
@@ -353,6 +396,12 @@ def test_weights_that_are_not_finite_leave_no_file(
     assert [entry.name for entry in tmp_path.iterdir()] == ["eye.ckpt"]
 
 
+def test_import_for_an_unknown_family_is_refused(run: Run, checkpoint: Path) -> None:
+    words = ("checkpoints", "import", checkpoint, "--dataset", "airogs", "--family", "nonsense")
+    failed(run(*words), 2, "unknown family: nonsense", "diffusion")
+    assert not checkpoint.with_suffix(".safetensors").exists()
+
+
 @pytest.mark.parametrize("command", ["info", "add"])
 def test_what_is_no_model_gives_code_3(run: Run, tmp_path: Path, command: str) -> None:
     failed(run("checkpoints", command, tmp_path / "none"), 3, "no model file at")
@@ -373,9 +422,9 @@ def test_unknown_data_set_says_how_to_get_a_model(run: Run, tmp_path: Path) -> N
     failed(
         result,
         3,
-        "no pipeline for data set airogs",
+        "no generator for data set airogs",
         "synthmed prepare airogs",
-        "train-diffusion",
+        "synthmed train ",
         "checkpoints add FILE",
         "--checkpoint FILE",
         "--dataset phantom-fundus",
@@ -394,7 +443,7 @@ def test_unknown_label_lists_labels_and_aliases(run: Run, tmp_path: Path, tiny_m
 def test_autoencoder_alone_cannot_generate(run: Run, tmp_path: Path, save_tiny_model: SaveTinyModel) -> None:
     path = save_tiny_model(tmp_path / "a.safetensors", kind="autoencoder")
     words = ("generate", "--checkpoint", path, "--balanced", "-n", 4, "-o", tmp_path / "out")
-    failed(run(*words), 3, "holds an autoencoder only", "train-diffusion")
+    failed(run(*words), 3, "holds an autoencoder only", "whole model")
     assert not (tmp_path / "out").exists()
 
 
@@ -415,7 +464,7 @@ def test_options_reach_the_production_resolved(
     config = seen["config"]
     assert (config.counts, config.seed, config.checkpoint) == ((1, 3), 9, tiny_model_file)
     assert config.checkpoint_sha256 == hash_file(tiny_model_file)
-    assert config.sampler == DiffusionSettings(sampler="dpmpp-2m", steps=20, eta=0.0, guidance_scale=2.0)
+    assert config.settings == DiffusionSettings(sampler="dpmpp-2m", steps=20, eta=0.0, guidance_scale=2.0)
     assert (seen["output"], seen["batch_size"], seen["device"], seen["overwrite"]) == (
         tmp_path / "out",
         2,
@@ -447,7 +496,7 @@ def test_labels_and_numbers_become_counts(
 
 
 def test_model_of_one_class_needs_a_number_alone(tiny_header: DiffusionHeader) -> None:
-    one = dataclasses.replace(tiny_header, classes=("image",), aliases={})
+    one = dataclasses.replace(tiny_header, classes=Classes(("image",)))
     assert resolve_counts(one, [], 7, False) == (7,)
     assert resolve_counts(one, ["image=3"], None, False) == (3,)
     with pytest.raises(UsageError, match="how many images of image"):
@@ -483,25 +532,112 @@ def test_options_that_do_not_go_together_are_usage_errors(
 
 def test_sampler_settings_are_the_models_own_unless_said(tiny_header: DiffusionHeader) -> None:
     own = DiffusionSettings(sampler="ddim", steps=30, eta=0.5, guidance_scale=3.0)
-    model = dataclasses.replace(tiny_header, sampler=own)
-    assert resolve_sampler(model, None, None, None, None) == own
-    assert resolve_sampler(model, "ddim", None, None, None) == own
-    assert resolve_sampler(model, None, 10, 0.0, 1.0) == DiffusionSettings("ddim", 10, 0.0, 1.0)
+    model = dataclasses.replace(tiny_header, sampling=own)
+    assert resolve_settings(model, {}) == own
+    assert resolve_settings(model, {"sampler": "ddim"}) == own
+    given = {"steps": 10, "eta": 0.0, "guidance_scale": 1.0}
+    assert resolve_settings(model, given) == DiffusionSettings("ddim", 10, 0.0, 1.0)
 
 
 def test_other_sampler_brings_its_usual_settings(tiny_header: DiffusionHeader) -> None:
-    ddim = dataclasses.replace(tiny_header, sampler=DiffusionSettings("ddim", 30, 0.5, 3.0))
-    assert resolve_sampler(ddim, "dpmpp-2m", None, None, None) == DiffusionSettings("dpmpp-2m", 20, 0.0, 3.0)
-    assert resolve_sampler(ddim, "dpmpp-2m", 12, None, None) == DiffusionSettings("dpmpp-2m", 12, 0.0, 3.0)
-    dpm = dataclasses.replace(tiny_header, sampler=DiffusionSettings("dpmpp-2m", 15, 0.0, 2.0))
-    assert resolve_sampler(dpm, "ddim", None, None, None) == DiffusionSettings("ddim", 150, 1.0, 2.0)
+    ddim = dataclasses.replace(tiny_header, sampling=DiffusionSettings("ddim", 30, 0.5, 3.0))
+    assert resolve_settings(ddim, {"sampler": "dpmpp-2m"}) == DiffusionSettings("dpmpp-2m", 20, 0.0, 3.0)
+    assert resolve_settings(ddim, {"sampler": "dpmpp-2m", "steps": 12}) == DiffusionSettings("dpmpp-2m", 12, 0.0, 3.0)
+    dpm = dataclasses.replace(tiny_header, sampling=DiffusionSettings("dpmpp-2m", 15, 0.0, 2.0))
+    assert resolve_settings(dpm, {"sampler": "ddim"}) == DiffusionSettings("ddim", 150, 1.0, 2.0)
 
 
-def test_settings_that_the_sampler_cannot_follow_are_usage_errors(tiny_header: DiffusionHeader) -> None:
+def test_settings_that_the_sampler_cannot_follow_are_usage_errors(
+    tiny_header: DiffusionHeader, change_header: ChangeHeader
+) -> None:
     with pytest.raises(UsageError, match="dpmpp-2m has no eta"):
-        resolve_sampler(tiny_header, "dpmpp-2m", None, 0.5, None)
+        resolve_settings(tiny_header, {"sampler": "dpmpp-2m", "eta": 0.5})
     with pytest.raises(UsageError, match="guidance_scale is nan"):
-        resolve_sampler(tiny_header, None, None, None, float("nan"))
-    short = dataclasses.replace(tiny_header, schedule=ScheduleConfig(num_timesteps=50))
-    with pytest.raises(UsageError, match=r"--steps 51 \(the model has 50 timesteps\)"):
-        resolve_sampler(short, None, 51, None, None)
+        resolve_settings(tiny_header, {"guidance_scale": float("nan")})
+    short = change_header(tiny_header, schedule=ScheduleConfig(num_timesteps=50))
+    with pytest.raises(UsageError, match=r"steps is 51 \(the model has 50 timesteps\)"):
+        resolve_settings(short, {"steps": 51})
+
+
+@pytest.mark.parametrize(
+    ("classes", "counts"),
+    [
+        (Classes(("RG", "NRG")), (2, 0)),
+        (Classes(("Glaucoma", "healthy"), {"nrg": "healthy"}), (2, 0)),
+        (Classes(("NRG", "RG")), (0, 2)),
+    ],
+)
+def test_match_finds_classes_by_their_aliases_in_any_order(
+    tiny_header: DiffusionHeader, tmp_path: Path, classes: Classes, counts: tuple[int, ...]
+) -> None:
+    """Three images of label 0, one of label 1: what is missing is of the class that label 1 is called."""
+    data = write_data(tmp_path / "data", classes, (0, 0, 1, 0))
+    assert resolve_counts(tiny_header, [], None, False, match=data) == counts
+
+
+def test_match_makes_what_the_real_shards_lack(run: Run, tmp_path: Path, tiny_model_file: Path) -> None:
+    data = write_data(tmp_path / "data", Classes(("RG", "NRG")), (0, 0, 1, 0))
+    words = ("generate", "--checkpoint", tiny_model_file, "--match", data, "-o", tmp_path / "out", "--device", "cpu")
+    failed(run(*words, "-n", "3"), 2, "--match says how many images")
+    result = run(*words, "--steps", "2", "--json")
+    assert json.loads(result.stdout)["images"] == {"no-glaucoma": 2, "glaucoma": 0}
+    other = write_data(tmp_path / "other", Classes(("cat", "dog")), (0, 0, 1, 0))
+    failed(run("generate", "--checkpoint", tiny_model_file, "--match", other, "-o", tmp_path / "no"), 3, "cat, dog")
+    assert not (tmp_path / "no").exists()
+
+
+# ----------------------------------------------------------------------------------------------------------- train
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared shards of drawn eyes of 32 px."""
+    folder = tmp_path_factory.mktemp("data") / "shards"
+    prepare_release(phantom_release(24), folder, PrepareConfig(size=32))
+    return folder
+
+
+SHORT = [
+    word
+    for stage in ("autoencoder", "diffusion")
+    for change in ("steps=2", "batch_size=2", "preview_every=0")
+    for word in ("--set", f"{stage}.{change}")
+]
+
+
+def test_train_trains_all_stages_and_registers_the_whole_model(run: Run, shards: Path, tmp_path: Path) -> None:
+    words = ["train", "--recipe", "tiny", "--data", shards, "-o", tmp_path / "run", "--device", "cpu", *SHORT]
+    result = run(*words, "--json")
+    assert result.code == 0, result
+    stages = json.loads(result.stdout)
+    assert [stage["stage"] for stage in stages] == ["autoencoder", "diffusion"]
+    for stage in stages:
+        path = tmp_path / "run" / stage["stage"] / "model.safetensors"
+        assert (stage["model"], stage["sha256"], stage["step"]) == (str(path), hash_file(path), 2)
+        assert stage["dataset"] == "phantom-fundus"
+    listed = json.loads(run("checkpoints", "list", "--json").stdout)
+    mine = [(entry["path"], entry["kind"]) for entry in listed if str(tmp_path) in entry["path"]]
+    assert mine == [(stages[1]["model"], "generator")]
+    again = run(*words)
+    assert again.code == 0
+    assert "trained autoencoder" in again.stdout and "trained diffusion" in again.stdout
+    assert hash_file(Path(stages[1]["model"])) == stages[1]["sha256"]
+
+
+def test_train_without_a_recipe_says_which_it_took_and_why(run: Run, shards: Path, tmp_path: Path) -> None:
+    words = ["train", "--data", shards, "-o", tmp_path / "run", "--device", "cpu", *SHORT, "--json"]
+    result = run(*words)
+    assert result.code == 0, result
+    assert [stage["stage"] for stage in json.loads(result.stdout)] == ["autoencoder", "diffusion"]
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("recipe: "))
+    assert line.startswith("recipe: phantom-fundus (made for phantom-fundus; runs on a CPU; 64 px, the shards have 32")
+    shown = json.loads(run("checkpoints", "info", tmp_path / "run", "--json").stdout)
+    assert (shown["kind"], shown["training"]["recipe"]) == ("generator", "phantom-fundus")
+
+
+def test_train_refuses_what_is_wrong_in_one_line(run: Run, shards: Path, tmp_path: Path) -> None:
+    words = ("train", "--data", shards, "-o", tmp_path / "run", "--device", "cpu")
+    failed(run(*words, "--recipe", "tiyn"), 3, "unknown recipe: tiyn (did you mean tiny?")
+    failed(run(*words, "--recipe", "tiny", "--set", 'stages=["autoencodr"]'), 3, "stages has 'autoencodr'")
+    failed(run("train", "--recipe", "tiny", "--data", tmp_path / "none", "-o", tmp_path / "run"), 3, "none")
+    assert not (tmp_path / "run").exists()
