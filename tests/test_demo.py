@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from synthmed import demo
-from synthmed.formats.model_files import read_config
 from synthmed.generators import registry
+from synthmed.generators.families import read_header
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,10 @@ def result(tmp_path_factory):
 
 def test_embedded_model_is_small_and_complete():
     path = registry.embedded_model("phantom-fundus")
-    config = read_config(path)
+    header = read_header(path)
     assert path.stat().st_size <= 8_000_000
-    assert config.classes == ("no-glaucoma", "glaucoma")
-    assert config.training["finished"] is True
+    assert header.classes.names == ("no-glaucoma", "glaucoma")
+    assert header.training["finished"] is True
 
 
 def test_synthetic_cups_are_larger_with_glaucoma(result):

@@ -13,12 +13,16 @@ from typing import Any, NamedTuple
 import pytest
 
 import synthmed
-from synthmed.cli import app, library
-from synthmed.cli.generate_options import resolve_counts, resolve_sampler
+from synthmed.cli import app, checkpoints
+from synthmed.cli.generate_options import resolve_counts
+from synthmed.cli.setting_options import resolve_settings
 from synthmed.config.recipes import recipe_names
+from synthmed.data.labels import Classes
 from synthmed.errors import DeviceError, IncompleteError, UsageError
 from synthmed.files.content import hash_file
 from synthmed.generators.diffusion.config import ScheduleConfig
+from synthmed.generators.diffusion.header import DiffusionHeader
+from synthmed.generators.diffusion.settings import DiffusionSettings
 
 SaveTinyModel = Callable[..., Path]
 
@@ -52,7 +56,7 @@ def failed(result: Result, code: int, *words: str) -> None:
 
 def start(code: str) -> subprocess.Popen[str]:
     """Start the program in a process of its own with one command put in its place."""
-    setup = "import sys, time, signal, os; from synthmed.cli import app, library\n"
+    setup = "import sys, time, signal, os; from synthmed.cli import app, common\n"
     patch = "for command in app.app.registered_commands: command.callback = replacement\n"
     script = f"{setup}def replacement(): {code}\n{patch}sys.argv = ['synthmed', 'generate']\napp.main()"
     return subprocess.Popen(
@@ -111,7 +115,7 @@ def test_errors_become_one_line_and_their_code(
     def fail() -> Path:
         raise error
 
-    monkeypatch.setattr(library, "models_home", fail)
+    monkeypatch.setattr(checkpoints, "models_home", fail)
     failed(run("checkpoints", "list"), code, " ".join(str(error).split()))
     monkeypatch.setenv("SYNTHMED_DEBUG", "1")
     monkeypatch.setattr(sys, "argv", ["synthmed", "checkpoints", "list"])
@@ -152,7 +156,7 @@ def test_reader_that_has_gone_ends_the_program_quietly(length: int) -> None:
 
 
 def test_tables_that_nobody_reads_end_the_program_quietly() -> None:
-    table = "library.print_table('title', ['column'], [['x' * 100]] * 2000)"
+    table = "common.print_table('title', ['column'], [['x' * 100]] * 2000)"
     with start(f"sys.stdin.readline(); {table}; {table}") as process:
         assert process.stdin and process.stdout and process.stderr
         process.stdout.close()
@@ -267,15 +271,15 @@ def test_lpips_has_a_column_where_its_weights_are_given(
 def test_models_are_added_listed_and_shown(run: Run, tiny_model_file: Path) -> None:
     added = json.loads(run("checkpoints", "add", tiny_model_file, "--json").stdout)
     sha256 = hash_file(tiny_model_file)
-    assert added == {"dataset": "tiny", "kind": "pipeline", "path": str(tiny_model_file), "sha256": sha256}
+    assert added == {"dataset": "tiny", "kind": "generator", "path": str(tiny_model_file), "sha256": sha256}
     listed = json.loads(run("checkpoints", "list", "--json").stdout)
-    assert (listed[0]["path"], listed[0]["sha256"], listed[0]["classes"]) == (
+    assert (listed[0]["path"], listed[0]["sha256"], listed[0]["labels"]["names"]) == (
         str(tiny_model_file),
         sha256,
         ["no-glaucoma", "glaucoma"],
     )
     shown = json.loads(run("checkpoints", "info", tiny_model_file, "--json").stdout)
-    assert (shown["sha256"], shown["size"]) == (sha256, 16)
+    assert (shown["sha256"], shown["image"]) == (sha256, {"height": 16, "width": 16})
     assert shown["parameters"].keys() == {"autoencoder", "denoiser"}
     assert sha256 in run("checkpoints", "info", tiny_model_file).stdout
     assert "tiny" in run("checkpoints", "add", tiny_model_file).stdout
@@ -295,10 +299,11 @@ def test_import_info_and_export(run: Run, checkpoint: Path, tiny_tensors: dict[s
     words = ("--dataset", "my-eyes", "--classes", "sick, healthy", "--size", "16x24", "--json")
     imported = json.loads(run("checkpoints", "import", checkpoint, *words).stdout)
     path = tmp_path / "eye.safetensors"
-    assert imported == {"dataset": "my-eyes", "kind": "pipeline", "path": str(path), "sha256": hash_file(path)}
+    assert imported == {"dataset": "my-eyes", "kind": "generator", "path": str(path), "sha256": hash_file(path)}
     assert "16x24" in run("checkpoints", "list").stdout
     shown = json.loads(run("checkpoints", "info", path, "--json").stdout)
-    assert (shown["size"], shown["classes"], shown["sha256"]) == ([16, 24], ["sick", "healthy"], hash_file(path))
+    assert (shown["image"], shown["labels"]["names"]) == ({"height": 16, "width": 24}, ["sick", "healthy"])
+    assert shown["sha256"] == hash_file(path)
     assert shown["training"]["steps"] == 1234
     assert shown["training"]["imported_sha256"] == hash_file(checkpoint)
     assert shown["parameters"]["denoiser"] > 1000
@@ -306,13 +311,13 @@ def test_import_info_and_export(run: Run, checkpoint: Path, tiny_tensors: dict[s
         line.split("│")[1].strip(): line for line in run("checkpoints", "info", path).stdout.splitlines() if "│" in line
     }
     for field, value in {
-        "unet.objective": "x_0",
-        "unet.clip_x_0": "True",
-        "unet.learned_variance": "False",
-        "unet.self_conditioning": "False",
-        "unet.conditional": "True",
-        "schedule.strategy": "scaled_linear",
-        "classes": "['sick', 'healthy']",
+        "build.unet.objective": "x_0",
+        "build.unet.clip_x_0": "True",
+        "build.unet.learned_variance": "False",
+        "build.unet.self_conditioning": "False",
+        "build.unet.conditional": "True",
+        "build.schedule.strategy": "scaled_linear",
+        "labels.names": "['sick', 'healthy']",
         "training.steps": "1234",
         "parameters.autoencoder": str(shown["parameters"]["autoencoder"]),
         "sha256": hash_file(path),
@@ -373,7 +378,7 @@ def test_unknown_data_set_says_how_to_get_a_model(run: Run, tmp_path: Path) -> N
     failed(
         result,
         3,
-        "no pipeline for data set airogs",
+        "no generator for data set airogs",
         "synthmed prepare airogs",
         "train-diffusion",
         "checkpoints add FILE",
@@ -394,7 +399,7 @@ def test_unknown_label_lists_labels_and_aliases(run: Run, tmp_path: Path, tiny_m
 def test_autoencoder_alone_cannot_generate(run: Run, tmp_path: Path, save_tiny_model: SaveTinyModel) -> None:
     path = save_tiny_model(tmp_path / "a.safetensors", kind="autoencoder")
     words = ("generate", "--checkpoint", path, "--balanced", "-n", 4, "-o", tmp_path / "out")
-    failed(run(*words), 3, "holds an autoencoder only", "train-diffusion")
+    failed(run(*words), 3, "holds an autoencoder only", "whole model")
     assert not (tmp_path / "out").exists()
 
 
@@ -415,7 +420,7 @@ def test_options_reach_the_production_resolved(
     config = seen["config"]
     assert (config.counts, config.seed, config.checkpoint) == ((1, 3), 9, tiny_model_file)
     assert config.checkpoint_sha256 == hash_file(tiny_model_file)
-    assert config.sampler == DiffusionSettings(sampler="dpmpp-2m", steps=20, eta=0.0, guidance_scale=2.0)
+    assert config.settings == DiffusionSettings(sampler="dpmpp-2m", steps=20, eta=0.0, guidance_scale=2.0)
     assert (seen["output"], seen["batch_size"], seen["device"], seen["overwrite"]) == (
         tmp_path / "out",
         2,
@@ -447,7 +452,7 @@ def test_labels_and_numbers_become_counts(
 
 
 def test_model_of_one_class_needs_a_number_alone(tiny_header: DiffusionHeader) -> None:
-    one = dataclasses.replace(tiny_header, classes=("image",), aliases={})
+    one = dataclasses.replace(tiny_header, classes=Classes(("image",)))
     assert resolve_counts(one, [], 7, False) == (7,)
     assert resolve_counts(one, ["image=3"], None, False) == (3,)
     with pytest.raises(UsageError, match="how many images of image"):
@@ -483,25 +488,29 @@ def test_options_that_do_not_go_together_are_usage_errors(
 
 def test_sampler_settings_are_the_models_own_unless_said(tiny_header: DiffusionHeader) -> None:
     own = DiffusionSettings(sampler="ddim", steps=30, eta=0.5, guidance_scale=3.0)
-    model = dataclasses.replace(tiny_header, sampler=own)
-    assert resolve_sampler(model, None, None, None, None) == own
-    assert resolve_sampler(model, "ddim", None, None, None) == own
-    assert resolve_sampler(model, None, 10, 0.0, 1.0) == DiffusionSettings("ddim", 10, 0.0, 1.0)
+    model = dataclasses.replace(tiny_header, sampling=own)
+    assert resolve_settings(model, {}) == own
+    assert resolve_settings(model, {"sampler": "ddim"}) == own
+    assert resolve_settings(model, {"steps": 10, "eta": 0.0, "guidance_scale": 1.0}) == DiffusionSettings(
+        "ddim", 10, 0.0, 1.0
+    )
 
 
 def test_other_sampler_brings_its_usual_settings(tiny_header: DiffusionHeader) -> None:
-    ddim = dataclasses.replace(tiny_header, sampler=DiffusionSettings("ddim", 30, 0.5, 3.0))
-    assert resolve_sampler(ddim, "dpmpp-2m", None, None, None) == DiffusionSettings("dpmpp-2m", 20, 0.0, 3.0)
-    assert resolve_sampler(ddim, "dpmpp-2m", 12, None, None) == DiffusionSettings("dpmpp-2m", 12, 0.0, 3.0)
-    dpm = dataclasses.replace(tiny_header, sampler=DiffusionSettings("dpmpp-2m", 15, 0.0, 2.0))
-    assert resolve_sampler(dpm, "ddim", None, None, None) == DiffusionSettings("ddim", 150, 1.0, 2.0)
+    ddim = dataclasses.replace(tiny_header, sampling=DiffusionSettings("ddim", 30, 0.5, 3.0))
+    assert resolve_settings(ddim, {"sampler": "dpmpp-2m"}) == DiffusionSettings("dpmpp-2m", 20, 0.0, 3.0)
+    assert resolve_settings(ddim, {"sampler": "dpmpp-2m", "steps": 12}) == DiffusionSettings("dpmpp-2m", 12, 0.0, 3.0)
+    dpm = dataclasses.replace(tiny_header, sampling=DiffusionSettings("dpmpp-2m", 15, 0.0, 2.0))
+    assert resolve_settings(dpm, {"sampler": "ddim"}) == DiffusionSettings("ddim", 150, 1.0, 2.0)
 
 
-def test_settings_that_the_sampler_cannot_follow_are_usage_errors(tiny_header: DiffusionHeader) -> None:
+def test_settings_that_the_sampler_cannot_follow_are_usage_errors(
+    tiny_header: DiffusionHeader, change_header: Callable[..., DiffusionHeader]
+) -> None:
     with pytest.raises(UsageError, match="dpmpp-2m has no eta"):
-        resolve_sampler(tiny_header, "dpmpp-2m", None, 0.5, None)
+        resolve_settings(tiny_header, {"sampler": "dpmpp-2m", "eta": 0.5})
     with pytest.raises(UsageError, match="guidance_scale is nan"):
-        resolve_sampler(tiny_header, None, None, None, float("nan"))
-    short = dataclasses.replace(tiny_header, schedule=ScheduleConfig(num_timesteps=50))
-    with pytest.raises(UsageError, match=r"--steps 51 \(the model has 50 timesteps\)"):
-        resolve_sampler(short, None, 51, None, None)
+        resolve_settings(tiny_header, {"guidance_scale": float("nan")})
+    short = change_header(tiny_header, schedule=ScheduleConfig(num_timesteps=50))
+    with pytest.raises(UsageError, match=r"steps is 51 \(the model has 50 timesteps\)"):
+        resolve_settings(short, {"steps": 51})

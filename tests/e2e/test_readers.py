@@ -30,7 +30,8 @@ from synthmed.data.shards.plan import shard_name
 from synthmed.data.shards.side_files import write_side_files
 from synthmed.data.shards.write import MetadataValue, Sample, write_shard
 from synthmed.files.content import hash_file
-from synthmed.formats.model_files import read_config
+from synthmed.generators.diffusion.settings import DiffusionSettings
+from synthmed.generators.families import read_header
 from synthmed.production.plan import GenerateConfig
 from synthmed.production.run import generate
 
@@ -68,7 +69,7 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory, save_tiny_model: Any) ->
     """What `synthmed generate` makes: 8 x 4 images for training."""
     path = tmp_path_factory.mktemp("synthetic")
     model = save_tiny_model(path / "tiny.safetensors")
-    config = GenerateConfig(model, hash_file(model), read_config(model), (16, 16), 0, DiffusionSettings(steps=2))
+    config = GenerateConfig(model, hash_file(model), read_header(model), (16, 16), 0, DiffusionSettings(steps=2))
     generate(config, path / "out", device="cpu")
     return path / "out"
 

@@ -27,7 +27,8 @@ from synthmed.errors import DataError, DeviceError, ResumeError, UsageError
 from synthmed.files.atomic import atomic_file, atomic_path
 from synthmed.files.content import hash_file
 from synthmed.files.storage import is_remote, location
-from synthmed.formats.model_files import read_config
+from synthmed.generators.diffusion.settings import DiffusionSettings
+from synthmed.generators.families import read_header
 from synthmed.phantoms.release import phantom_release
 from synthmed.production.plan import GenerateConfig
 from synthmed.production.run import generate
@@ -90,10 +91,10 @@ def config(tiny_model_file: Path) -> GenerateConfig:
     return GenerateConfig(
         checkpoint=tiny_model_file,
         checkpoint_sha256=hash_file(tiny_model_file),
-        model=read_config(tiny_model_file),
+        header=read_header(tiny_model_file),
         counts=(2, 2),
         seed=4,
-        sampler=DiffusionSettings(sampler="dpmpp-2m", steps=2, eta=0.0),
+        settings=DiffusionSettings(sampler="dpmpp-2m", steps=2, eta=0.0),
     )
 
 

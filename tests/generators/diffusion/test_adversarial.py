@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from synthmed.generators.diffusion.config import AdversarialConfig, VaeConfig
+from synthmed.generators.diffusion.config import VaeConfig
 from synthmed.generators.diffusion.networks.autoencoder import Autoencoder, split_moments
 from synthmed.generators.diffusion.networks.discriminator import Discriminator
 from synthmed.generators.diffusion.training.adversarial import AdversarialStep
+from synthmed.generators.diffusion.training.config import AdversarialConfig
 from synthmed.generators.diffusion.training.losses import (
     adaptive_weight,
     add_up,

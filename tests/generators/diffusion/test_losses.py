@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from synthmed.generators.diffusion.config import AutoencoderConfig
+from synthmed.generators.diffusion.training.config import AutoencoderConfig
 from synthmed.generators.diffusion.training.losses import (
     adaptive_weight,
     autoencoder_loss,

@@ -2,26 +2,34 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from synthmed.config.recipes import load_recipe
+from synthmed.data.images import encode_image
 from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
-from synthmed.errors import CheckpointError, RecipeError, ResumeError
+from synthmed.data.shards.write import Sample, write_shard
+from synthmed.errors import CheckpointError, DataError, RecipeError, ResumeError
 from synthmed.files.content import hash_file
 from synthmed.formats.model_files import load_tensors
+from synthmed.generators.diffusion.family import DIFFUSION
 from synthmed.generators.diffusion.training.adversarial import AdversarialStep
-from synthmed.generators.diffusion.training.stages import (
-    StageRequest,
-    find_autoencoder,
-    train_adversarial,
-    train_autoencoder,
-)
+from synthmed.generators.families import load_recipe
+from synthmed.generators.family import StageRequest
+from synthmed.generators.stages import find_start, run_recipe, run_stage
 from synthmed.phantoms.release import phantom_release
 
 SHORT = [f"{stage}.{name}" for stage in ("autoencoder", "adversarial") for name in ("steps=4", "checkpoint_every=2")]
+
+
+def train_autoencoder(request):
+    return run_stage(request, DIFFUSION.stage("autoencoder"))
+
+
+def train_adversarial(request, start):
+    return run_stage(request, DIFFUSION.stage("adversarial"), start)
 
 
 @pytest.fixture(scope="module")
@@ -128,18 +136,78 @@ def test_adversarial_stage_of_another_autoencoder_is_refused(shards, trained, tm
         train_adversarial(request(shards, tmp_path, "adversarial.steps=1"), other)
 
 
-def test_autoencoder_of_a_run_is_that_of_its_adversarial_stage(tmp_path):
-    assert find_autoencoder(tmp_path, None) is None
+def test_a_stage_starts_from_the_preferred_one_before_it(tmp_path):
+    denoiser, adversarial = DIFFUSION.stage("diffusion"), DIFFUSION.stage("adversarial")
+    assert find_start(denoiser, tmp_path) is None
     paths = {}
     for stage in ("autoencoder", "adversarial"):
         paths[stage] = tmp_path / stage / "model.safetensors"
         paths[stage].parent.mkdir()
         paths[stage].touch()
-        assert find_autoencoder(tmp_path, None) == find_autoencoder(tmp_path / "new", tmp_path) == paths[stage]
-    assert find_autoencoder(tmp_path, paths["autoencoder"]) == paths["autoencoder"]
-    assert find_autoencoder(tmp_path, None, stages=("autoencoder",)) == paths["autoencoder"]
+        assert find_start(denoiser, tmp_path) == find_start(denoiser, tmp_path / "new", tmp_path) == paths[stage]
+    assert find_start(denoiser, tmp_path, paths["autoencoder"]) == paths["autoencoder"]
+    assert find_start(adversarial, tmp_path) == paths["autoencoder"]
     with pytest.raises(CheckpointError, match="no such autoencoder"):
-        find_autoencoder(tmp_path, tmp_path / "none")
+        find_start(denoiser, tmp_path, tmp_path / "none")
+
+
+def test_wrong_autoencoder_is_refused_before_the_folder_is_claimed(shards, trained, tmp_path, monkeypatch):
+    start = trained / "autoencoder" / "model.safetensors"
+    monkeypatch.setattr("synthmed.generators.diffusion.training.stages.Autoencoder", type("Another", (), {}))
+    with pytest.raises(CheckpointError, match="is not Medfusion's autoencoder"):
+        train_adversarial(request(shards, tmp_path / "run"), start)
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_at_a_constant_rate_is_trained_longer(shards, trained, tmp_path):
+    train_autoencoder(request(shards, tmp_path / "run", "autoencoder.steps=2"))
+    train_autoencoder(request(shards, tmp_path / "run"))
+    whole, longer = (load_tensors(run / "autoencoder" / "model.safetensors") for run in (trained, tmp_path / "run"))
+    assert all(torch.equal(whole[name], longer[name]) for name in whole)
+    config = json.loads((tmp_path / "run" / "autoencoder" / "config.json").read_text())
+    assert config == json.loads((trained / "autoencoder" / "config.json").read_text())
+    with pytest.raises(ResumeError, match=r"autoencoder\.steps: 4 there, 3 asked for"):
+        train_autoencoder(request(shards, tmp_path / "run", "autoencoder.steps=3"))
+    with pytest.raises(ResumeError, match=r"autoencoder\.lr"):
+        train_autoencoder(request(shards, tmp_path / "run", "autoencoder.steps=6", "autoencoder.lr=1e-4"))
+
+
+def test_run_whose_rate_depends_on_the_steps_is_not(shards, tmp_path):
+    cosine = "autoencoder.lr_schedule=cosine"
+    train_autoencoder(request(shards, tmp_path / "run", "autoencoder.steps=2", cosine))
+    with pytest.raises(ResumeError, match=r"autoencoder\.steps"):
+        train_autoencoder(request(shards, tmp_path / "run", cosine))
+
+
+def test_recipe_names_its_stages_and_finished_ones_are_passed_over(shards, tmp_path):
+    short = ["diffusion.steps=2", 'stages=["autoencoder", "adversarial", "diffusion"]']
+    first = dict(run_recipe(request(shards, tmp_path / "run", *short)))
+    assert list(first) == ["autoencoder", "adversarial", "diffusion"]
+    sharp = tmp_path / "run" / "adversarial" / "model.safetensors"
+    config = json.loads((tmp_path / "run" / "diffusion" / "config.json").read_text())
+    assert config["autoencoder_sha256"] == hash_file(sharp)
+    before = {name: hash_file(tmp_path / "run" / name / "model.safetensors") for name in first}
+    assert dict(run_recipe(request(shards, tmp_path / "run", *short))) == first
+    assert before == {name: hash_file(tmp_path / "run" / name / "model.safetensors") for name in first}
+    assert [stage.name for stage in DIFFUSION.stages_of(load_recipe("tiny"))] == ["autoencoder", "diffusion"]
+    with pytest.raises(RecipeError, match="stages has 'gan'"):
+        load_recipe("tiny", ['stages=["gan"]'])
+
+
+def test_what_does_not_fit_is_said(shards, tmp_path, capsys):
+    train_autoencoder(request(shards, tmp_path / "run", "data.size=16", "autoencoder.steps=1", "device=gpu"))
+    notes = capsys.readouterr().err
+    assert "note: images of 32 x 32 pixels are resized to the recipe's 16 x 16" in notes
+    assert "note: recipe tiny is for a GPU" in notes
+
+
+def test_class_without_training_images_is_refused(tmp_path):
+    for split in ("train", "validation"):
+        image = encode_image(np.zeros((32, 32, 3), dtype=np.uint8), "png")
+        write_shard(tmp_path / "data" / f"{split}-000000.tar", [Sample("a", image, "png", 1, {"label_name": "x"})])
+    with pytest.raises(DataError, match="has no training images of 0"):
+        train_autoencoder(request(tmp_path / "data", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_size_that_the_downsampling_does_not_divide_is_refused(shards, tmp_path):
