@@ -169,10 +169,12 @@ def count_parameters(path: Path) -> dict[str, int]:
         CheckpointError: The header is broken.
     """
     counts: dict[str, int] = {}
+    header = _read_header(path)
+    prefix = AUTOENCODER_PREFIX if _foreign_config(path, header) else ""
     try:
-        for name, entry in _read_header(path).items():
+        for name, entry in header.items():
             if name != "__metadata__":
-                part = name.partition(".")[0]
+                part = (prefix + name).partition(".")[0]
                 counts[part] = counts.get(part, 0) + math.prod(int(size) for size in entry["shape"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the header of {path} is broken") from error

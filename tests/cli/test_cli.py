@@ -380,7 +380,7 @@ def test_unknown_data_set_says_how_to_get_a_model(run: Run, tmp_path: Path) -> N
         3,
         "no generator for data set airogs",
         "synthmed prepare airogs",
-        "train-diffusion",
+        "`synthmed train ...`",
         "checkpoints add FILE",
         "--checkpoint FILE",
         "--dataset phantom-fundus",

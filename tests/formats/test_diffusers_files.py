@@ -1,6 +1,5 @@
 """Stable Diffusion's autoencoder as a first stage: parity with diffusers, all commands, and files that are refused."""
 
-import dataclasses
 import json
 import resource
 import shutil
@@ -13,11 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from synthmed.cli import evaluate_autoencoder as evaluate_command
-from synthmed.cli import generate as generate_command
-from synthmed.cli import library, train
-from synthmed.config.recipes import load_recipe
-from synthmed.config.tables import to_dict
 from synthmed.data.pixels import to_float, to_unit
 from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
 from synthmed.data.sets.image_set import open_images
@@ -28,15 +22,18 @@ from synthmed.formats.model_files import (
     count_parameters,
     hash_model,
     load_tensors,
-    read_config,
     save_model,
 )
 from synthmed.generators import registry
 from synthmed.generators.diffusion.config import VaeConfig
+from synthmed.generators.diffusion.family import DIFFUSION
+from synthmed.generators.diffusion.header import DiffusionHeader, read_diffusion_header
 from synthmed.generators.diffusion.medfusion import export_state_dict
 from synthmed.generators.diffusion.pipeline import load_pipeline
 from synthmed.generators.diffusion.reconstruction import evaluate_autoencoders
-from synthmed.generators.diffusion.training.stages import StageRequest, find_autoencoder, train_diffusion
+from synthmed.generators.families import load_recipe
+from synthmed.generators.family import StageRequest
+from synthmed.generators.stages import find_start, run_stage
 from synthmed.phantoms.release import phantom_release
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -63,6 +60,8 @@ PUBLISHED = {
     "up_block_types": ["UpDecoderBlock2D"] * 4,
 }
 SaveAutoencoder = Callable[..., Any]
+RunProgram = Callable[..., tuple[int, str, str]]
+DENOISER = DIFFUSION.stage("diffusion")
 
 
 @pytest.fixture
@@ -133,7 +132,7 @@ def test_moments_and_images_are_those_of_diffusers(
     """No scaling factor counts: the latents' scale is measured."""
     network = save_autoencoder(tmp_path / "sd", **changes)
     model = load_pipeline(registry.resolve_path(tmp_path / "sd"))
-    batch = images(model.config.vae.image_channels)
+    batch = images(model.header.build.vae.image_channels)
     with torch.no_grad():
         posterior = network.encode(batch).latent_dist
         decoded = network.decode(posterior.mean).sample
@@ -180,10 +179,10 @@ def test_folder_pipeline_folder_and_file_are_the_same_model(tmp_path: Path, fold
     (tmp_path / "pipeline" / "unet").mkdir()
     found = [registry.resolve_path(path) for path in (folder, tmp_path / "pipeline", folder / WEIGHTS)]
     assert found == [folder / WEIGHTS, tmp_path / "pipeline" / "vae" / WEIGHTS, folder / WEIGHTS]
-    assert [find_autoencoder(tmp_path / "run", path) for path in (folder, tmp_path / "pipeline")] == found[:2]
+    assert [find_start(DENOISER, tmp_path / "run", path) for path in (folder, tmp_path / "pipeline")] == found[:2]
     assert len({hash_model(path) for path in found}) == 1
-    config = read_config(found[0])
-    assert (config.kind, config.any_size, config.vae.downsampling) == ("autoencoder", True, 2)
+    header = read_diffusion_header(found[0])
+    assert (header.kind, header.size, header.build.vae.downsampling) == ("autoencoder", 0, 2)
     (folder / WEIGHTS).rename(folder / "diffusion_pytorch_model.fp16.safetensors")
     assert find_weights(folder) == folder / "diffusion_pytorch_model.fp16.safetensors"
 
@@ -202,11 +201,11 @@ def test_run_folder_of_ours_is_not_taken_for_one_of_diffusers(tmp_path: Path, sa
     """It has a config.json beside the model file, too."""
     path = save_tiny_model(tmp_path / "model.safetensors", kind="autoencoder")
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL", **PUBLISHED}))
-    assert isinstance(read_config(path).vae, VaeConfig)
+    assert isinstance(read_diffusion_header(path).build.vae, VaeConfig)
     (tmp_path / "config.json").write_text(json.dumps({"recipe": "tiny", "vae": {}}))
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match="not a model file of synthmed"):
-        read_config(path)
+        read_diffusion_header(path)
 
 
 def test_models_of_both_kinds_are_compared_at_one_size(
@@ -227,16 +226,15 @@ def test_models_of_both_kinds_are_compared_at_one_size(
 
 
 def test_autoencoder_of_any_size_is_measured_at_the_size_of_the_data(
-    tmp_path: Path, folder: Path, shards: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, folder: Path, shards: Path, run_program: RunProgram
 ) -> None:
-    def size(asked: int | None) -> int:
-        evaluate_command.evaluate_autoencoder(
-            [folder], shards, tmp_path / "out", splits=["test"], size=asked, device="cpu", as_json=True
-        )
-        return json.loads(capsys.readouterr().out)["size"]
+    def size(*words: object) -> int:
+        command = ("evaluate-autoencoder", "--checkpoint", folder, "-d", shards, "-o", tmp_path / "out")
+        _, stdout, _ = run_program(*command, "--split", "test", "--device", "cpu", "--json", *words)
+        return json.loads(stdout)["size"]
 
-    assert size(None) == 32
-    assert size(24) == 24
+    assert size() == 32
+    assert size("--size", 24) == 24
 
 
 def test_sizes_and_channels_that_do_not_fit_are_refused(
@@ -256,41 +254,40 @@ CHANGES = ["diffusion.steps=4", "diffusion.preview_every=4", "diffusion.validate
 
 
 def test_pipeline_trained_on_it_is_one_file_that_generates(
-    tmp_path: Path, folder: Path, shards: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, folder: Path, shards: Path, run_program: RunProgram
 ) -> None:
-    run = tmp_path / "run"
-    train.train_diffusion("tiny", shards, run, autoencoder=folder, changes=CHANGES, device="cpu", as_json=True)
-    path = Path(json.loads(capsys.readouterr().out)["model"])
+    run, changes = tmp_path / "run", [word for change in CHANGES for word in ("--set", change)]
+    command = ("train-diffusion", "-r", "tiny", "-d", shards, "-o", run, "--autoencoder", folder, *changes)
+    path = Path(json.loads(run_program(*command, "--device", "cpu", "--json")[1])["model"])
     first_stage = load_pipeline(folder / WEIGHTS)
     trained = open_images(open_folder(shards, "train"), size=32)
     means, _ = first_stage.moments(to_float(trained.load(range(len(trained)))))
-    config = read_config(path)
-    assert config.latent_scale == pytest.approx(1 / means.double().std().item(), rel=1e-4)
-    assert config.vae == first_stage.config.vae
-    assert (config.kind, config.size, config.any_size) == ("pipeline", 32, False)
+    header = read_diffusion_header(path)
+    assert header.build.latent_scale == pytest.approx(1 / means.double().std().item(), rel=1e-4)
+    assert header.build.vae == first_stage.header.build.vae
+    assert (header.kind, header.size) == ("generator", 32)
     assert (run / "diffusion" / "previews" / "step-0000004.png").is_file()
-    assert count_parameters(path)["autoencoder"] == count_parameters(folder / WEIGHTS)["autoencoder"] > 0
+    assert count_parameters(path)["latent_embedder"] == count_parameters(folder / WEIGHTS)["latent_embedder"] > 0
     stored = load_tensors(path)
     assert all(torch.equal(stored[name], tensor) for name, tensor in load_tensors(folder / WEIGHTS).items())
 
     shutil.rmtree(folder)
     shutil.rmtree(run / "latents")
-    words: dict[str, Any] = {"device": "cpu", "balanced": True, "number": 4, "as_json": True}
-    generate_command.generate(tmp_path / "out", dataset="phantom-fundus", **words)
-    found = json.loads(capsys.readouterr().out)
+    words = ("--dataset", "phantom-fundus", "--balanced", "-n", 4, "--device", "cpu", "--json")
+    found = json.loads(run_program("generate", "-o", tmp_path / "out", *words)[1])
     assert found["checkpoint"] == str(path)
     assert found["images"] == {"no-glaucoma": 2, "glaucoma": 2}
     made = open_images(open_folder(tmp_path / "out", "train"))
     assert (len(made), made.size) == (4, (32, 32))
 
-    library.show_checkpoint(path, as_json=True)
-    assert json.loads(capsys.readouterr().out)["vae"]["build"] == "AutoencoderKL"
+    shown = json.loads(run_program("checkpoints", "info", path, "--json")[1])
+    assert shown["build"]["vae"]["build"] == "AutoencoderKL"
 
 
 def test_latents_are_encoded_again_for_other_weights(tmp_path: Path, folder: Path, shards: Path) -> None:
     def caches(run: Path) -> set[str]:
         recipe = load_recipe("tiny", ["diffusion.steps=1", "diffusion.preview_every=0", "diffusion.latents=sample"])
-        train_diffusion(StageRequest(recipe, shards, run, device="cpu"), folder / WEIGHTS)
+        run_stage(StageRequest(recipe, shards, run, device="cpu"), DENOISER, folder / WEIGHTS)
         return {path.name for path in (run / "latents").iterdir()}
 
     first, again = caches(tmp_path / "first"), caches(tmp_path / "again")
@@ -302,18 +299,18 @@ def test_latents_are_encoded_again_for_other_weights(tmp_path: Path, folder: Pat
 def test_size_that_the_autoencoder_would_change_is_refused(tmp_path: Path, folder: Path, shards: Path) -> None:
     request = StageRequest(load_recipe("tiny", ["data.size=31"]), shards, tmp_path / "run", device="cpu")
     with pytest.raises(RecipeError, match=r"data.size 31 is not a multiple of the down-sampling 2"):
-        train_diffusion(request, folder / WEIGHTS)
+        run_stage(request, DENOISER, folder / WEIGHTS)
     assert not (tmp_path / "run").exists()
 
 
 def test_folder_can_be_shown_and_halved_but_not_registered(
-    tmp_path: Path, folder: Path, synthmed_home: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, folder: Path, synthmed_home: Path, run_program: RunProgram
 ) -> None:
-    library.show_checkpoint(folder, as_json=True)
-    facts = json.loads(capsys.readouterr().out)
-    assert (facts["kind"], facts["size"], facts["vae"]["build"]) == ("autoencoder", "any", "AutoencoderKL")
-    library.halve_checkpoint(folder, tmp_path / "half.safetensors")
-    assert read_config(tmp_path / "half.safetensors").any_size
+    facts = json.loads(run_program("checkpoints", "info", folder, "--json")[1])
+    assert (facts["kind"], facts["build"]["vae"]["build"]) == ("autoencoder", "AutoencoderKL")
+    assert facts["image"] == {"height": 0, "width": 0} and facts["parameters"]["autoencoder"] > 0
+    assert run_program("checkpoints", "halve", folder, "-o", tmp_path / "half.safetensors")[0] == 0
+    assert read_diffusion_header(tmp_path / "half.safetensors").size == 0
     latents = torch.ones(1, 4, 4, 4)
     whole, halved = (load_pipeline(path).decode(latents) for path in (folder / WEIGHTS, tmp_path / "half.safetensors"))
     assert (halved - whole).abs().max() < 0.01
@@ -334,7 +331,7 @@ def test_pickles_are_refused_with_the_way_to_convert_them(folder: Path) -> None:
         with pytest.raises(CheckpointError, match=r"model\.bin is a pickle.*save_pretrained"):
             registry.resolve_path(path)
         with pytest.raises(CheckpointError, match=r"model\.bin is a pickle"):
-            find_autoencoder(folder / "run", path)
+            find_start(DENOISER, folder / "run", path)
 
 
 def test_weights_without_their_configuration_are_refused(folder: Path) -> None:
@@ -398,12 +395,13 @@ def test_broken_configuration_is_named(tmp_path: Path, content: bytes) -> None:
     weights = write_config(tmp_path / "sd")
     weights.with_name("config.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"cannot read .*config\.json"):
-        read_config(weights)
+        read_diffusion_header(weights)
 
 
 def test_header_of_a_model_file_is_checked_like_a_configuration(tmp_path: Path, tiny_header: DiffusionHeader) -> None:
     def refused(vae: dict[str, Any], message: str) -> None:
-        header = {"format_version": 1, "config": {**to_dict(tiny_header), "vae": vae}}
+        table = tiny_header.as_table()
+        header = {"format_version": 2, "header": {**table, "build": {**table["build"], "vae": vae}}}
         path = tmp_path / "model.safetensors"
         save_file({"x": torch.zeros(1)}, path, metadata={"synthmed": json.dumps(header)})
         with pytest.raises(CheckpointError, match=f"the configuration in {path} is not valid: .*{message}"):
@@ -411,15 +409,17 @@ def test_header_of_a_model_file_is_checked_like_a_configuration(tmp_path: Path, 
 
     refused({"build": "AutoencoderTiny"}, "build is 'AutoencoderTiny'")
     refused({"build": ["AutoencoderKL"]}, "build is ")
-    refused({"build": "AutoencoderKL", "widths": [8]}, "unknown key in model.safetensors: vae: widths")
+    refused({"build": "AutoencoderKL", "widths": [8]}, "unknown key in model.safetensors: build: vae: widths")
     refused({"build": "AutoencoderKL", "layers_per_block": 10**9}, "layers_per_block is 1000000000")
 
 
-def test_small_file_that_declares_a_huge_network_takes_no_memory(tmp_path: Path, tiny_header: DiffusionHeader) -> None:
+def test_small_file_that_declares_a_huge_network_takes_no_memory(
+    tmp_path: Path, tiny_header: DiffusionHeader, change_header: Callable[..., DiffusionHeader]
+) -> None:
     pytest.importorskip("diffusers")
     vae = AutoencoderKLConfig(block_out_channels=(16_384,))
     path = tmp_path / "greedy.safetensors"
-    save_model(path, dataclasses.replace(tiny_header, vae=vae), {"x": torch.zeros(1)})
+    save_model(path, change_header(tiny_header, vae=vae), {"x": torch.zeros(1)})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CheckpointError, match="lacks the tensor latent_embedder"):
         load_pipeline(path)
@@ -428,11 +428,13 @@ def test_small_file_that_declares_a_huge_network_takes_no_memory(tmp_path: Path,
 
 def test_embedded_model_has_medfusions_autoencoder() -> None:
     model = load_pipeline(registry.embedded_model("phantom-fundus"))
-    assert isinstance(model.config.vae, VaeConfig)
-    assert model.autoencoder.downsampling == model.config.vae.downsampling
+    assert isinstance(model.header.build.vae, VaeConfig)
+    assert model.autoencoder.downsampling == model.header.build.vae.downsampling
 
 
-def test_nothing_is_exported_under_medfusions_names(tiny_header: DiffusionHeader) -> None:
-    config = dataclasses.replace(tiny_header, vae=AutoencoderKLConfig(), latent_scale=1.0)
+def test_nothing_is_exported_under_medfusions_names(
+    tiny_header: DiffusionHeader, change_header: Callable[..., DiffusionHeader]
+) -> None:
+    header = change_header(tiny_header, vae=AutoencoderKLConfig())
     with pytest.raises(CheckpointError, match="for which Medfusion has no names"):
-        export_state_dict(config, {})
+        export_state_dict(header, {})

@@ -15,6 +15,7 @@ from synthmed.errors import CheckpointError, DataError, RecipeError, ResumeError
 from synthmed.files.content import hash_file
 from synthmed.formats.model_files import load_tensors
 from synthmed.generators.diffusion.family import DIFFUSION
+from synthmed.generators.diffusion.recipe import DiffusionRecipe
 from synthmed.generators.diffusion.training.adversarial import AdversarialStep
 from synthmed.generators.families import load_recipe
 from synthmed.generators.family import StageRequest
@@ -70,7 +71,9 @@ def test_lpips_is_logged_and_its_weights_are_part_of_the_run(shards, vgg_file, v
     folder = tmp_path / "run" / "autoencoder"
     assert json.loads((folder / "config.json").read_text())["vgg_sha256"] == hash_file(vgg_file)
     (row,) = rows(folder)
-    recipe = load_recipe("tiny", changes).autoencoder
+    whole = load_recipe("tiny", changes)
+    assert isinstance(whole, DiffusionRecipe)
+    recipe = whole.autoencoder
     parts = row["pixel"] + 1 - row["ssim"] + 0.5 * row["lpips"] + recipe.deep_weight * row["deep"]
     assert row["loss"] == pytest.approx(parts + recipe.kl_weight * row["kl_nats"] / (3 * 32 * 32), rel=1e-5)
     assert row["lpips"] > 0.01
