@@ -93,7 +93,8 @@ def _open_splits(request: StageRequest, processes: Processes, device: torch.devi
     recipe = request.recipe
     train, validation = (open_folder(request.data, split) for split in ("train", "validation"))
     if train.classes != validation.classes:
-        raise DataError(f"{request.data}: train has classes {train.classes}, validation {validation.classes}")
+        ours, theirs = (", ".join(split.classes) for split in (train, validation))
+        raise DataError(f"{request.data}: train has the classes {ours}, validation {theirs}")
     present = {entry.label for entry in train.entries}
     if missing := [name for label, name in enumerate(train.classes) if label not in present]:
         raise DataError(
