@@ -74,13 +74,6 @@ def kid(
     return Kid(float(subsets.mean()), float(subsets.std()), num_subsets, size, float(values[-1]))
 
 
-def kernel_distance(real: ArrayLike, generated: ArrayLike) -> float:
-    """Return the unbiased kernel distance of all images, at least two of each; the order does not matter."""
-    first, second = check_pair(real, generated, minimum=2)
-    masks = (np.ones((1, len(side)), dtype=bool) for side in (first, second))
-    return float(kernel_distances(first, second, *masks)[0])
-
-
 def kernel_distances(
     real: ArrayLike, generated: ArrayLike, real_masks: Masks, generated_masks: Masks, *, block: int = BLOCK
 ) -> Floats:
