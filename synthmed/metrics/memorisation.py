@@ -66,10 +66,10 @@ def copying_z(*, held_out: ArrayLike, generated: ArrayLike) -> float:
         held_out: [H] distances of held-out real images to their nearest training images.
         generated: [M] distances of generated images to theirs.
     """
-    expected, found = np.sort(np.asarray(held_out, dtype=np.float64)), np.asarray(generated, dtype=np.float64)
-    n, m = len(expected), len(found)
-    below, up_to = np.searchsorted(expected, found, "left"), np.searchsorted(expected, found, "right")
-    u = float((below + up_to).sum()) / 2
+    from scipy.stats import mannwhitneyu
+
+    n, m = len(np.asarray(held_out)), len(np.asarray(generated))
+    u = float(mannwhitneyu(generated, held_out, method="asymptotic").statistic)
     return (u - m * n / 2) / float(np.sqrt(m * n * (m + n + 1) / 12))
 
 
@@ -80,12 +80,11 @@ def data_copying(
     generated: ArrayLike,
     num_cells: int,
     generator: np.random.Generator,
-    min_cell: int = MIN_CELL,
 ) -> DataCopying:
     """Return C_T: the Z_U of `copying_z` in each cell of the feature space, averaged (Meehan et al. 2020).
 
     The cells are those of k-means of the training images; distances are to training images of the same cell. Cells
-    weigh by their share of the held-out images, and those with fewer than `min_cell` generated images do not count.
+    weigh by their share of the held-out images, and those with fewer than MIN_CELL generated images do not count.
 
     Args:
         training: [N, D].
@@ -93,7 +92,6 @@ def data_copying(
         generated: [M, D].
         num_cells: 1 compares all images at once.
         generator: Draws the first centres.
-        min_cell: Fewest generated images of a cell that counts.
 
     Raises:
         DataError: Too few images, unlike or non-finite features.
@@ -105,19 +103,16 @@ def data_copying(
     scores: list[float | None] = []
     for cell in range(num_cells):
         inside, others, made = references[own == cell], real[expected == cell], samples[found == cell]
-        enough = len(inside) and len(others) and len(made) >= min_cell
-        scores.append(_cell_score(inside, others, made) if enough else None)
+        if len(inside) and len(others) and len(made) >= MIN_CELL:
+            near, far = (nearest(part, inside, 1)[0][:, 0] for part in (others, made))
+            scores.append(copying_z(held_out=near, generated=far))
+        else:
+            scores.append(None)
     shares = (np.bincount(expected, minlength=num_cells) / len(real)).tolist()
     counted = [(score, share) for score, share in zip(scores, shares, strict=True) if score is not None]
     weight = sum(share for _, share in counted)
     c_t = sum(score * share for score, share in counted) / weight if counted else None
     return DataCopying(c_t, tuple(scores), tuple(shares))
-
-
-def _cell_score(training: Features, held_out: Features, generated: Features) -> float:
-    """Return the Z_U of one cell from the features of the images in it."""
-    expected, found = (nearest(part, training, 1)[0][:, 0] for part in (held_out, generated))
-    return copying_z(held_out=expected, generated=found)
 
 
 def conformal_ranks(scores: ArrayLike, held_out: ArrayLike) -> Numbers:

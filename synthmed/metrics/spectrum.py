@@ -126,7 +126,7 @@ def compare_spectra(
     real = np.average(blocks, axis=0, weights=weights)
     between_halves, half_size = _compare_halves(blocks, weights, generator)
     scatter = _smooth_scatter(between_halves)
-    looked_at = _frequencies(*made.shape)[2] * min(made.shape) >= LEAST_WAVES
+    looked_at = _frequencies(*made.shape) * min(made.shape) >= LEAST_WAVES
     # The largest z between halves, which differ by chance alone, over as many frequencies as are searched for peaks.
     largest = float((between_halves / scatter)[:, looked_at].max())
     least_z = max(LEAST_Z, MARGIN * largest)
@@ -135,9 +135,8 @@ def compare_spectra(
     z = excess / (scatter * np.sqrt(size / half_size))
     peaks = _find_peaks(made, excess, z, looked_at & (z > least_z) & (excess > LEAST_EXCESS_DB))
     radii, real_db = radial_mean(real)
-    return SpectrumComparison(
-        tuple(peaks[:MAX_PEAKS]), len(peaks), least_z, *map(_plain, (radii, real_db, radial_mean(made)[1]))
-    )
+    curves = (tuple(values.tolist()) for values in (radii, real_db, radial_mean(made)[1]))
+    return SpectrumComparison(tuple(peaks[:MAX_PEAKS]), len(peaks), least_z, *curves)
 
 
 def _compare_halves(blocks: Floats, weights: Floats, generator: np.random.Generator) -> tuple[Floats, float]:
@@ -173,7 +172,7 @@ def isolated_excess(difference: Floats) -> Floats:
 
 def radial_mean(spectrum: Floats) -> tuple[Floats, Floats]:
     """Return frequencies from 0 to 0.5 cycles a pixel and the mean of a spectrum [H, W] over the ring around each."""
-    radius = _frequencies(*spectrum.shape)[2]
+    radius = _frequencies(*spectrum.shape)
     count = min(spectrum.shape) // 2
     ring = np.rint(radius * 2 * count).astype(int)
     inside = ring <= count
@@ -181,10 +180,9 @@ def radial_mean(spectrum: Floats) -> tuple[Floats, Floats]:
     return np.arange(count + 1) / (2 * count), sums / np.bincount(ring[inside], minlength=count + 1)
 
 
-def _frequencies(height: int, width: int) -> tuple[Floats, Floats, Floats]:
-    """Return frequencies along columns, along rows and across the wave, each [H, W]."""
-    down, across = np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width), indexing="ij")
-    return down, across, np.hypot(down, across)
+def _frequencies(height: int, width: int) -> Floats:
+    """Return the frequency across the wave, [H, W]."""
+    return np.hypot(*np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width), indexing="ij"))
 
 
 def _smooth_scatter(between_halves: Floats) -> Floats:
@@ -218,7 +216,3 @@ def _find_peaks(made: Floats, excess: Floats, z: Floats, found: NDArray[np.bool_
         amplitude = sqrt(power * 9 / (CHANNELS * height * width * share))
         peaks.append(SpectrumPeak(x, y, 1 / hypot(x, y), amplitude, over, float(z[row, column])))
     return sorted(peaks, key=lambda peak: -peak.amplitude)
-
-
-def _plain(values: Floats) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)

@@ -42,18 +42,17 @@ class Share:
     high: float
 
 
-def share_interval(count: int, images: int, *, units: int | None = None, level: float = LEVEL) -> Share:
-    """Return a share with its score interval (Wilson 1927), which also holds near 0 and 1.
+def share_interval(count: int, images: int, *, units: int | None = None) -> Share:
+    """Return a share with its score interval of 95 % (Wilson 1927), which also holds near 0 and 1.
 
     Args:
         count: Images with the property.
         images: All of them, at least 1.
         units: Independent ones among them, such as patients; `None`: all. The interval is that of so many, as if the
             images of a patient agreed wholly: never too narrow.
-        level: Of the interval.
     """
     share, trials = count / images, units or images
-    z = NormalDist().inv_cdf((1 + level) / 2)
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     reach = z * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
     # Rounding must not take the ends past what they stand beside.
@@ -84,14 +83,13 @@ def summarise(values: ArrayLike) -> Summary:
     return Summary(float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else None)
 
 
-def interval(resampled: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of a statistic's resampled values [R].
+def interval(resampled: ArrayLike) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of 95 % of a statistic's resampled values [R].
 
     NaN marks a resample without a value, e.g. an AUROC where only one class was drawn; those do not count.
     """
-    array = np.asarray(resampled, dtype=np.float64)
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(array, (tail, 1 - tail))
+    tail = (1 - LEVEL) / 2
+    low, high = np.nanquantile(np.asarray(resampled, dtype=np.float64), (tail, 1 - tail))
     return float(low), float(high)
 
 
@@ -175,20 +173,17 @@ def roc_curve(scores: ArrayLike, positive: ArrayLike) -> tuple[Floats, Floats]:
     return np.r_[0, false_positives / (~is_positive).sum()], np.r_[0, true_positives / is_positive.sum()]
 
 
-def mean_roc_curve(
-    probabilities: ArrayLike, labels: ArrayLike, positive: int, points: int = 201
-) -> tuple[Floats, Floats]:
-    """Return the ROC curve averaged over trainings (and classes, if more than two) at equal false positive rates.
+def mean_roc_curve(probabilities: ArrayLike, labels: ArrayLike, positive: int) -> tuple[Floats, Floats]:
+    """Return the ROC curve averaged over trainings (and classes, if more than two) at 201 equal false positive rates.
 
     Args:
         probabilities: [S, N, K].
         labels: [N] int.
         positive: Positive class of two.
-        points: Number of false positive rates.
     """
     stacked, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     classes = [positive] if stacked.shape[2] == 2 else range(stacked.shape[2])
-    grid = np.linspace(0, 1, points)
+    grid = np.linspace(0, 1, 201)
     curves = [roc_curve(scores[:, label], truth == label) for scores in stacked for label in classes]
     mean = np.mean([np.interp(grid, *curve) for curve in curves], axis=0)
     return np.r_[0, grid], np.r_[0, mean]
