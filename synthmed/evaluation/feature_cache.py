@@ -16,16 +16,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
+from synthmed.features.extractor import Extractor
 from synthmed.files.locks import claim_file
 from synthmed.files.storage import remove
 from synthmed.formats.model_files import write_tensors
@@ -41,18 +40,6 @@ POLL_SEC = 0.2
 
 Features = NDArray[np.float32]
 ALONE = Processes()
-
-
-class Extractor(Protocol):
-    """What is needed here of a feature extractor."""
-
-    name: str
-    num_features: int
-    fingerprint: str
-    """Hex SHA-256 over everything that determines the features."""
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return features [N, D] float32 of images [N, 3, H, W] uint8; a row depends on its image alone."""
 
 
 def features(

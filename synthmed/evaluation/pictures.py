@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from synthmed.evaluation.scores import Curve
 from synthmed.plots import (
     GENERATED_COLOURS,
     LEGEND_SIZE,
@@ -35,7 +36,6 @@ FLOOR = "real against real"
 REAL_STYLE = {"color": REAL_COLOUR, "marker": "o"}
 
 Values = NDArray[np.floating[Any]]
-Better = Literal["lower", "higher"]
 
 
 @dataclass(frozen=True)
@@ -43,41 +43,28 @@ class Score:
     """One score of several generated sets."""
 
     name: str
-    better: Better
+    better: Literal["lower", "higher"]
     values: Mapping[str, tuple[float, float, float]]
     """Set -> value and both ends of its interval; a set whose score could not be computed is left out."""
     floor: float | None = None
     """The score of real images against others of them, in sets of the same sizes."""
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A score against the number of generated images, each with its spread."""
-
-    sizes: Sequence[int]
-    """Generated images that are scored."""
-    mean: Sequence[float]
-    low: Sequence[float]
-    high: Sequence[float]
-
-
-def draw_sizes(curves: Mapping[str, Curve], *, score: str, better: Better, floor: Curve | None = None) -> Figure:
-    """Return a score against the number of images, a line and the band of its intervals for each set."""
+def draw_sizes(curves: Sequence[Curve], *, score: str) -> Figure:
+    """Return a distance against the number of images, a line and the band of its range for each set."""
     figure = new_figure(7.5, 5.2 + 0.15 * len(curves))
     axes = figure.add_subplot()
-    drawn = [(name, curve, set_style(curves, name)) for name, curve in curves.items()]
-    if floor is not None:
-        drawn.append((FLOOR, floor, {"color": REFERENCE["color"], "marker": "x", "linestyle": "--"}))
+    names = [curve.generated for curve in curves]
     handles = {}
-    for name, curve, style in drawn:
+    for name, curve in zip(names, curves, strict=True):
+        style = set_style(names, name)
         handles[name] = axes.plot(curve.sizes, curve.mean, linewidth=2, markersize=6, **style)[0]
         axes.fill_between(curve.sizes, curve.low, curve.high, color=style["color"], alpha=0.18, linewidth=0)
-    sizes = sorted({size for _, curve, _ in drawn for size in curve.sizes})
     axes.set_xscale("log")
-    ticks = _spread_ticks(sizes)
+    ticks = _spread_ticks(sorted({size for curve in curves for size in curve.sizes}))
     axes.set_xticks(ticks, [str(size) for size in ticks])
     axes.set_xticks([], minor=True)
-    finish_axes(axes, "generated images", f"{plain(score)} ({better} is better)")
+    finish_axes(axes, "generated images", f"{plain(score)} (lower is better)")
     add_legend(figure, handles)
     return figure
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
-from synthmed.evaluation.scores import ALL, DifferenceRow, DiversityRow, KidRow, ScoreRow
+from synthmed.evaluation.scores import ALL, Curve, DifferenceRow, DiversityRow, KidRow, ScoreRow
 from synthmed.features.extractor import FeatureExtractor
 from synthmed.files.content import read_json
 from synthmed.files.outputs import differences
@@ -59,27 +59,12 @@ def conditions(real: Json, generated: Sequence[Json], extractors: Mapping[str, J
     }
 
 
-def score_values(features: str, row: ScoreRow) -> Json:
-    """Return a score as a flat JSON object, with its floor inside."""
-    interval = asdict(row.interval)
-    named = {name: getattr(row, name) for name in ("generated", "label", "score", "num_real", "num_generated")}
-    return {"features": features, **named, **interval, "floor": asdict(row.floor)}
-
-
-def kid_values(features: str, row: KidRow) -> Json:
-    """Return a kernel distance over subsets as a flat JSON object."""
-    return {"features": features, "generated": row.generated, "label": row.label, **asdict(row.kid)}
-
-
-def difference_values(features: str, row: DifferenceRow) -> Json:
-    """Return the difference of two generated sets as a flat JSON object."""
-    named = {name: getattr(row, name) for name in ("score", "first", "second")}
-    return {"features": features, **named, **asdict(row.test)}
-
-
-def diversity_values(row: DiversityRow) -> Json:
-    """Return how alike the images of a class are as a flat JSON object."""
-    return {"images": row.images, "label": row.label, **asdict(row.similarity)}
+def row_values(row: ScoreRow | KidRow | DifferenceRow | DiversityRow | Curve, **more: str) -> Json:
+    """Return a row of scores as a flat JSON object, after what else is to be in it: the fields of its measurement too."""
+    found: Json = {**more}
+    for name, value in asdict(row).items():
+        found |= value if name in ("interval", "kid", "test", "similarity") else {name: value}
+    return found
 
 
 def read_baseline(path: Path, results: Json) -> Json:
