@@ -13,10 +13,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
-from synthmed.classifier.batches import mixed_batches
 from synthmed.classifier.config import ClassifierConfig
 from synthmed.classifier.networks import build_network
-from synthmed.classifier.training import Placement, naming_lack_of_memory, train_network
+from synthmed.classifier.training import Placement, mixed_batches, naming_lack_of_memory, train_network
 from synthmed.data.labels import Classes
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import CheckpointError, DataError

@@ -7,7 +7,7 @@ sets: name -> values, 1 to 6 of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -89,6 +89,8 @@ def draw_scores(scores: Sequence[Score]) -> Figure:
 
 def _draw_bars(panel: Any, score: Score, names: Sequence[str]) -> Any:
     """Draw one score and return the line of real against real; `None` without one."""
+    from matplotlib.ticker import MaxNLocator
+
     floor = None
     for name, (value, low, high) in score.values.items():
         place = names.index(name)
@@ -109,7 +111,7 @@ def _draw_bars(panel: Any, score: Score, names: Sequence[str]) -> Any:
         line = names.index(name)
         where = {"ha": "right", "va": "center", "transform": panel.get_yaxis_transform()}
         panel.text(0.98, line, _number(value), fontsize=TICK_SIZE, **where)
-    panel.set_xticks([tick for tick in _round_ticks(low, high) if low - 1e-9 * span <= tick <= high])
+    panel.set_xticks([tick for tick in MaxNLocator(4).tick_values(low, high) if low - 1e-9 * span <= tick <= high])
     finish_axes(panel, f"{score.better} is better", "", plain(score.name, NAME_WIDTH))
     panel.grid(visible=False, axis="y")
     return floor
@@ -118,12 +120,6 @@ def _draw_bars(panel: Any, score: Score, names: Sequence[str]) -> Any:
 def _number(value: float) -> str:
     """Return a number with three significant digits."""
     return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
-
-
-def _round_ticks(low: float, high: float) -> Sequence[float]:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(4).tick_values(low, high)
 
 
 def draw_spectra(frequencies: Values, *, real: Values, generated: Mapping[str, Values]) -> Figure:
@@ -184,12 +180,8 @@ def add_legend(figure: Figure, handles: Mapping[str, Any]) -> None:
 def _spread_ticks(sizes: Sequence[int]) -> list[int]:
     """Return those of the sizes whose labels do not overlap on a logarithmic axis."""
     span = math.log(sizes[-1] / sizes[0]) or 1.0
-
-    def kept() -> Iterator[int]:
-        last = -math.inf
-        for size in sizes:
-            if math.log(size) - last >= 0.09 * span:
-                last = math.log(size)
-                yield size
-
-    return list(kept())
+    kept: list[int] = []
+    for size in sizes:
+        if not kept or math.log(size) - math.log(kept[-1]) >= 0.09 * span:
+            kept.append(size)
+    return kept

@@ -15,6 +15,7 @@ from synthmed.features.extractor import FeatureExtractor
 from synthmed.files.content import read_json
 from synthmed.files.outputs import differences
 from synthmed.metrics.scores import SCORES
+from synthmed.metrics.statistics import format_spread
 
 RESULTS_FILE = "results.json"
 # To be raised when a score is computed in another way, so that older results are not compared with newer ones.
@@ -39,12 +40,7 @@ def describe_set(images: ImageSet) -> Json:
 
 def describe_extractor(extractor: FeatureExtractor) -> Json:
     """Return what results say of an extractor."""
-    return {
-        "num_features": extractor.num_features,
-        "weights_sha256": extractor.weights_sha256,
-        "resize": extractor.resize,
-        "fingerprint": extractor.fingerprint,
-    }
+    return {name: getattr(extractor, name) for name in ("num_features", "weights_sha256", "resize", "fingerprint")}
 
 
 def conditions(real: Json, generated: Sequence[Json], extractors: Mapping[str, Json]) -> Json:
@@ -60,7 +56,7 @@ def conditions(real: Json, generated: Sequence[Json], extractors: Mapping[str, J
 
 
 def row_values(row: ScoreRow | KidRow | DifferenceRow | DiversityRow | Curve, **more: str) -> Json:
-    """Return a row of scores as a flat JSON object, after what else is to be in it: the fields of its measurement too."""
+    """Return a row of scores as a flat JSON object: `more`, its own fields, and those of its measurement."""
     found: Json = {**more}
     for name, value in asdict(row).items():
         found |= value if name in ("interval", "kid", "test", "similarity") else {name: value}
@@ -139,7 +135,7 @@ def diversity_table(results: Json) -> list[tuple[object, ...]]:
         (
             row["images"],
             row["label"],
-            f"{row['mean']:.3f}" + ("" if row["std"] is None else f" ± {row['std']:.3f}"),
+            format_spread(row["mean"], row["std"]),
             row["num_pairs"],
             row["num_scales"],
         )
@@ -164,7 +160,10 @@ def label_table(results: Json) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     for scores in (report["held_out"], *report["generated"]):
         ratios = report["cup_to_disc"].get(scores["name"], {"rows": ()})["rows"]
-        measured = {row["label"]: _format_ratio(row) for row in ratios}
+        measured = {
+            row["label"]: "not found" if row["mean"] is None else format_spread(row["mean"], row["std"])
+            for row in ratios
+        }
         for found in ({**scores, "label": ALL}, *scores["classes"]):
             rows.append(
                 (
@@ -201,12 +200,6 @@ def artefact_table(results: Json) -> list[tuple[object, ...]]:
 
 def _format_share(share: Json) -> str:
     return f"{share['value']:.1%} ({share['low']:.1%} to {share['high']:.1%})"
-
-
-def _format_ratio(row: Json) -> str:
-    if row["mean"] is None:
-        return "not found"
-    return f"{row['mean']:.3f}" + ("" if row["std"] is None else f" ± {row['std']:.3f}")
 
 
 def format_score(value: float) -> str:

@@ -5,7 +5,6 @@ Images are [N, 3, H, W] uint8; features [N, D] float32. Nothing is downloaded un
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -15,8 +14,6 @@ from torch import Tensor
 from synthmed.errors import UsageError, nearest
 
 NAMES = ("inception", "radiomic", "timm:MODEL")
-# Activations of so few images stay in the processor's cache: one core takes half the time that it takes for 32.
-CPU_IMAGES = 4
 
 
 class Extractor(Protocol):
@@ -45,19 +42,6 @@ class FeatureExtractor(Extractor, Protocol):
     """Of the file with its weights; `None` where it has none."""
     resize: str
     """How images of other sizes are brought to its own."""
-
-
-@torch.inference_mode()
-def compute(function: Callable[[Tensor], Tensor], images: Tensor, device: torch.device) -> Tensor:
-    """Return a function of images, computed on a device in slices that suit it, as float32 on the CPU: [N, D].
-
-    Args:
-        function: Of [n, 3, H, W] on the device to [n, D].
-        images: [N, 3, H, W] on any device.
-        device: Where the network is.
-    """
-    step = CPU_IMAGES if device.type == "cpu" else max(1, len(images))
-    return torch.cat([function(part.to(device)).float().cpu() for part in torch.split(images, step)])
 
 
 def open_extractor(

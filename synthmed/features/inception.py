@@ -15,7 +15,7 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
 from synthmed.errors import CheckpointError
-from synthmed.features.extractor import compute
+from synthmed.features.slices import compute
 from synthmed.files.content import hash_file, hash_json
 from synthmed.formats.weight_files import check_weights, read_weights
 from synthmed.runtime.progress import log

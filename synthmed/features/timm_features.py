@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from synthmed.errors import CheckpointError, UsageError
-from synthmed.features.extractor import compute
+from synthmed.features.slices import compute
 from synthmed.features.timm_networks import head_names, without_head
 from synthmed.files.content import hash_file, hash_json
 from synthmed.formats.weight_files import check_weights, read_weights

@@ -182,7 +182,8 @@ def radial_mean(spectrum: Floats) -> tuple[Floats, Floats]:
 
 def _frequencies(height: int, width: int) -> Floats:
     """Return the frequency across the wave, [H, W]."""
-    return np.hypot(*np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width), indexing="ij"))
+    result: Floats = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
+    return result
 
 
 def _smooth_scatter(between_halves: Floats) -> Floats:

@@ -83,6 +83,11 @@ def summarise(values: ArrayLike) -> Summary:
     return Summary(float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else None)
 
 
+def format_spread(mean: float, std: float | None) -> str:
+    """Return a mean and its spread, if there is one, as tables show them."""
+    return f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
+
+
 def interval(resampled: ArrayLike) -> tuple[float, float]:
     """Return the percentile bootstrap interval of 95 % of a statistic's resampled values [R].
 

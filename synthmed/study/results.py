@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
+import torch
+import torchmetrics
 
 import synthmed
 from synthmed.data.shards.read import ShardFolder
@@ -19,8 +22,9 @@ from synthmed.metrics.classification import auroc, balanced_accuracy
 from synthmed.metrics.statistics import (
     LEVEL,
     NUM_RESAMPLES,
-    Counts,
     bootstrap_auroc,
+    count_units,
+    format_spread,
     interval,
     mean_roc_curve,
     resample_weights,
@@ -72,12 +76,21 @@ def comparison_results(comparison: Comparison, trainings: Sequence[Training]) ->
     return {
         "arms": arms,
         "differences": _differences(arms, {arm: values.mean(axis=0) for arm, values in resampled.items()}),
-        "bootstrap": _bootstrap_facts(groups, weights),
+        "bootstrap": {
+            "level": LEVEL,
+            "num_resamples": NUM_RESAMPLES,
+            "unit": "group" if any(groups) else "image",
+            "num_units": count_units(groups),
+        },
         "classes": list(comparison.folders.classes),
         "positive": comparison.folders.classes[positive],
         "settings": comparison.fingerprint(),
         "data": {"test": _folder_facts(test), **{k: _folder_facts(v) for k, v in comparison.folders.train.items()}},
-        "versions": _versions(),
+        "versions": {
+            "synthmed": synthmed.__version__,
+            "python": platform.python_version(),
+            **{library.__name__: library.__version__ for library in (torch, timm, torchmetrics)},
+        },
     }
 
 
@@ -128,16 +141,6 @@ def _differences(arms: Mapping[str, Any], resampled_means: Mapping[str, Any]) ->
     }
 
 
-def _bootstrap_facts(groups: Sequence[str], weights: Counts) -> dict[str, Any]:
-    named = {group for group in groups if group}
-    return {
-        "level": LEVEL,
-        "num_resamples": len(weights),
-        "unit": "group" if named else "image",
-        "num_units": len(named) + sum(not group for group in groups),
-    }
-
-
 def _folder_facts(folder: ShardFolder) -> dict[str, Any]:
     counts = Counter(_labels(folder))
     return {
@@ -150,26 +153,12 @@ def _folder_facts(folder: ShardFolder) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
-    import timm
-    import torch
-    import torchmetrics
-
-    return {
-        "synthmed": synthmed.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "torchmetrics": torchmetrics.__version__,
-    }
-
-
 def arm_rows(results: Mapping[str, Any]) -> list[tuple[object, ...]]:
     """Return one table row per arm, for `ARM_COLUMNS`."""
     return [
         (
             arm,
-            _mean_and_spread(found["auroc_mean"], found["auroc_std"]),
+            format_spread(found["auroc_mean"], found["auroc_std"]),
             "{:.3f} to {:.3f}".format(*found["auroc_interval"]),
             ", ".join(f"{training['auroc']:.3f}" for training in found["trainings"]),
             f"{found['balanced_accuracy_mean']:.3f}",
@@ -185,10 +174,6 @@ def difference_rows(results: Mapping[str, Any]) -> list[tuple[object, ...]]:
         (name, f"{found['mean']:+.3f}", "{:+.3f} to {:+.3f}".format(*found["interval"]))
         for name, found in results["differences"].items()
     ]
-
-
-def _mean_and_spread(mean: float, std: float | None) -> str:
-    return f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
 
 
 def write_comparison(
@@ -222,7 +207,7 @@ def draw_roc(comparison: Comparison, trainings: Sequence[Training], results: Map
     for arm, found in results["arms"].items():
         probabilities = np.stack([training.probabilities for training in trainings if training.arm == arm])
         rates = mean_roc_curve(probabilities, labels, positive)
-        score = _mean_and_spread(found["auroc_mean"], found["auroc_std"])
+        score = format_spread(found["auroc_mean"], found["auroc_std"])
         axes.plot(*rates, color=ARM_COLOURS[arm], linewidth=2, label=f"{arm}: AUROC {score}")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     what = results["positive"] if len(results["classes"]) == 2 else "mean of one-against-rest"

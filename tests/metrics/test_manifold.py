@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -42,7 +44,7 @@ def by_definition(real, generated, *, precision_k: int = 3, density_k: int = 5) 
 
 
 def scores(real, generated, **words) -> dict[str, float]:
-    masks = {"real_masks": keep_all(real), "generated_masks": keep_all(generated)}
+    masks: dict[str, Any] = {"real_masks": keep_all(real), "generated_masks": keep_all(generated)}
     found = manifold_scores_of_masks(real=real, generated=generated, **masks, **words)
     return {name: float(values[0]) for name, values in found.items()}
 
