@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
+from synthmed.metrics.feature_arrays import Floats
 from synthmed.metrics.neighbours import nearest
 from synthmed.metrics.statistics import Share, share_interval, unit_names
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 THUMBNAIL_SIZE = 16
 # Share of real images whose nearest image of another patient is within the distance that counts as near.

@@ -194,7 +194,8 @@ def _fill(work: _Work, stored: _Store | None, processes: Processes) -> dict[int,
     if done and processes.main:
         log(f"{done} of {len(work.images)} images had their features computed before")
     bar = progress(f"{work.extractor.name} of {work.images.name}", len(work.images), "images", done)
-    with StopSignal() as stop, bar if processes.main else contextlib.nullcontext(_no_advance) as advance:
+    silent = contextlib.nullcontext(lambda _: None)  # the main process shows the progress
+    with StopSignal() as stop, bar if processes.main else silent as advance:
         while missing := [block for block in blocks if block not in found]:
             new = _take_each(work, stored, missing, stop, advance)
             found |= new
@@ -230,7 +231,3 @@ def _take(work: _Work, stored: _Store, block: int, stop: StopSignal) -> Features
         rows = work.compute(block, stop)
         stored.write_block(block, rows)
     return rows
-
-
-def _no_advance(_count: int) -> None:
-    """Show no progress: the main process does."""

@@ -47,11 +47,7 @@ class LabelClassifier:
 
 
 def open_classifier(
-    train: ImageSet,
-    folder: Path,
-    *,
-    placement: Placement,
-    config: ClassifierConfig = LABEL_CLASSIFIER,
+    train: ImageSet, folder: Path, *, placement: Placement, config: ClassifierConfig = LABEL_CLASSIFIER
 ) -> LabelClassifier:
     """Return the classifier of these settings, from the folder if an earlier start trained it; see `check_labels`."""
     missing = [name for label, name in enumerate(train.classes) if not (train.labels == label).any()]

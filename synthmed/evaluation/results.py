@@ -132,13 +132,7 @@ def difference_table(results: Json) -> list[tuple[object, ...]]:
 def diversity_table(results: Json) -> list[tuple[object, ...]]:
     """Return a row for each set and class."""
     return [
-        (
-            row["images"],
-            row["label"],
-            format_spread(row["mean"], row["std"]),
-            row["num_pairs"],
-            row["num_scales"],
-        )
+        (row["images"], row["label"], format_spread(row["mean"], row["std"]), row["num_pairs"], row["num_scales"])
         for row in results["diversity"]
     ]
 
@@ -217,10 +211,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[[Json], list[tuple[object, ...
     "differences": (("features", "score", "first", "second", "first - second", "p"), difference_table),
     "diversity": (("images", "class", "MS-SSIM between pairs", "pairs", "scales"), diversity_table),
     "copies": (("images", "suspects", "of", "expected", "p", "authenticity", "C_T"), copies_table),
-    "labels": (
-        ("images", "class", "agreement", "probability of the label", "AUROC", "cup-to-disc ratio"),
-        label_table,
-    ),
+    "labels": (("images", "class", "agreement", "probability of the label", "AUROC", "cup-to-disc ratio"), label_table),
     "artefacts": (("images", "grid pattern", "no disc", "several discs", "near-duplicate pairs"), artefact_table),
 }
 """By part of the results: columns, and the function that makes the rows."""

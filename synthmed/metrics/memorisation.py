@@ -74,12 +74,7 @@ def copying_z(*, held_out: ArrayLike, generated: ArrayLike) -> float:
 
 
 def data_copying(
-    *,
-    training: ArrayLike,
-    held_out: ArrayLike,
-    generated: ArrayLike,
-    num_cells: int,
-    generator: np.random.Generator,
+    *, training: ArrayLike, held_out: ArrayLike, generated: ArrayLike, num_cells: int, generator: np.random.Generator
 ) -> DataCopying:
     """Return C_T: the Z_U of `copying_z` in each cell of the feature space, averaged (Meehan et al. 2020).
 

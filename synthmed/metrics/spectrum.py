@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
+from synthmed.metrics.feature_arrays import Floats
 
 CHANNELS = 3
 NUM_HALVES = 20

@@ -1,4 +1,4 @@
-"""Statistics of scores: AUROC and its bootstrap intervals, resampled by patient.
+"""Statistics of scores: AUROC and balanced accuracy, and bootstrap intervals that resample patients.
 
 Pure functions of NumPy arrays; imports nothing of the package but errors. Shapes: N images, K classes, S repeated
 trainings ("seeds"), R resamples.
@@ -144,6 +144,29 @@ def _auroc_of_sorted(weights: Floats, positive: NDArray[np.bool_], starts: NDArr
     pairs = positives.sum(axis=1) * negatives.sum(axis=1)
     result: Floats = np.divide(won, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
     return result
+
+
+def auroc(probabilities: ArrayLike, labels: ArrayLike, positive: int) -> float:
+    """Return the area under the ROC curve by torchmetrics.
+
+    Args:
+        probabilities: [N, K].
+        labels: [N] int.
+        positive: Positive class of two; with more classes not used: the mean of one-against-rest AUROCs is taken.
+    """
+    import torch
+    from torchmetrics.functional.classification import binary_auroc, multiclass_auroc
+
+    scores, truth = torch.tensor(np.asarray(probabilities).copy()), torch.tensor(np.asarray(labels).copy())
+    if scores.shape[1] == 2:
+        return float(binary_auroc(scores[:, positive], (truth == positive).long()))
+    return float(multiclass_auroc(scores, truth, num_classes=scores.shape[1], average="macro"))
+
+
+def balanced_accuracy(probabilities: ArrayLike, labels: ArrayLike) -> float:
+    """Return the mean over classes of the share of their images for which the class is the likeliest."""
+    predicted, truth = np.asarray(probabilities).argmax(axis=1), np.asarray(labels)
+    return float(np.mean([(predicted[truth == label] == label).mean() for label in np.unique(truth)]))
 
 
 def bootstrap_auroc(probabilities: ArrayLike, labels: ArrayLike, positive: int, weights: ArrayLike) -> Floats:

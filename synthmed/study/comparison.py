@@ -23,7 +23,7 @@ from synthmed.data.sets.image_set import ImageSet, open_images
 from synthmed.files.atomic import write_json
 from synthmed.files.content import read_json
 from synthmed.files.outputs import STATE_FOLDER, open_output
-from synthmed.metrics.classification import auroc
+from synthmed.metrics.statistics import auroc
 from synthmed.runtime import device as devices
 from synthmed.runtime.progress import log, progress
 from synthmed.runtime.seeds import derive_seed

@@ -18,10 +18,12 @@ import torchmetrics
 import synthmed
 from synthmed.data.shards.read import ShardFolder
 from synthmed.files.atomic import write_bytes, write_json
-from synthmed.metrics.classification import auroc, balanced_accuracy
 from synthmed.metrics.statistics import (
     LEVEL,
     NUM_RESAMPLES,
+    Floats,
+    auroc,
+    balanced_accuracy,
     bootstrap_auroc,
     count_units,
     format_spread,
@@ -67,15 +69,10 @@ def comparison_results(comparison: Comparison, trainings: Sequence[Training]) ->
         arm: bootstrap_auroc([training.probabilities for training in done], labels, positive, weights)
         for arm, done in by_arm.items()
     }
-    arms = {
-        arm: _arm_results(
-            done, labels, positive, [interval(row) for row in resampled[arm]], resampled[arm].mean(axis=0)
-        )
-        for arm, done in by_arm.items()
-    }
+    arms = {arm: _arm_results(done, labels, positive, resampled[arm]) for arm, done in by_arm.items()}
     return {
         "arms": arms,
-        "differences": _differences(arms, {arm: values.mean(axis=0) for arm, values in resampled.items()}),
+        "differences": _differences(arms, resampled),
         "bootstrap": {
             "level": LEVEL,
             "num_resamples": NUM_RESAMPLES,
@@ -99,42 +96,38 @@ def _labels(folder: ShardFolder) -> list[int]:
 
 
 def _arm_results(
-    trainings: Sequence[Training],
-    labels: Sequence[int],
-    positive: int,
-    intervals: Sequence[tuple[float, float]],
-    resampled_mean: Any,
+    trainings: Sequence[Training], labels: Sequence[int], positive: int, resampled: Floats
 ) -> dict[str, Any]:
     scores = [auroc(training.probabilities, labels, positive) for training in trainings]
     summary = summarise(scores)
     return {
         "auroc_mean": summary.mean,
         "auroc_std": summary.std,
-        "auroc_interval": list(interval(resampled_mean)),
+        "auroc_interval": list(interval(resampled.mean(axis=0))),
         "balanced_accuracy_mean": summarise([balanced_accuracy(run.probabilities, labels) for run in trainings]).mean,
         "final_loss_mean": summarise([run.final_loss for run in trainings]).mean,
         "trainings": [
             {
                 "repetition": training.repetition,
                 "auroc": score,
-                "auroc_interval": list(bounds),
+                "auroc_interval": list(interval(row)),
                 "balanced_accuracy": balanced_accuracy(training.probabilities, labels),
                 "final_loss": training.final_loss,
                 "duration_sec": training.duration_sec,
             }
-            for training, score, bounds in zip(trainings, scores, intervals, strict=True)
+            for training, score, row in zip(trainings, scores, resampled, strict=True)
         ],
     }
 
 
-def _differences(arms: Mapping[str, Any], resampled_means: Mapping[str, Any]) -> dict[str, Any]:
+def _differences(arms: Mapping[str, Any], resampled: Mapping[str, Floats]) -> dict[str, Any]:
     """Return each other arm minus `real`, paired: both are measured on the same resamples of the test images."""
     if "real" not in arms:
         return {}
     return {
         f"{arm} - real": {
             "mean": arms[arm]["auroc_mean"] - arms["real"]["auroc_mean"],
-            "interval": list(interval(resampled_means[arm] - resampled_means["real"])),
+            "interval": list(interval(resampled[arm].mean(axis=0) - resampled["real"].mean(axis=0))),
         }
         for arm in arms
         if arm != "real"

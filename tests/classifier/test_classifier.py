@@ -19,7 +19,7 @@ from synthmed.classifier.training import Placement, learning_rate, mixed_batches
 from synthmed.config.fields import meaning
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import CheckpointError, TrainingError, UsageError
-from synthmed.metrics.classification import auroc
+from synthmed.metrics.statistics import auroc
 from synthmed.study.arms import batch_shares, parse_arms
 
 TINY = "test_resnet"

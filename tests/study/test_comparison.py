@@ -22,7 +22,7 @@ from synthmed.cli import app
 from synthmed.data.shards.plan import RUN_FILE, shard_name
 from synthmed.data.shards.write import Sample, write_shard
 from synthmed.files.atomic import write_json
-from synthmed.metrics.classification import auroc
+from synthmed.metrics.statistics import auroc
 from synthmed.study import comparison
 from synthmed.study.folders import open_comparison
 
