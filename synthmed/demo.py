@@ -89,8 +89,6 @@ def _compare(output: Path, device: str, seed: int, overwrite: bool) -> dict[str,
         repetitions=1,
         size=None,
         placement=Placement(target, devices.select_dtype("auto", target)),
-        initial=None,
-        initial_name=None,
     )
     trainings = run_comparison(comparison, output / "classifier", overwrite=overwrite)
     results = comparison_results(comparison, trainings)

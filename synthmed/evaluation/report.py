@@ -17,6 +17,7 @@ from synthmed.evaluation.results import score_title
 from synthmed.evaluation.scores import ALL, Curve, Featured
 from synthmed.evaluation.sheets import draw_examples
 from synthmed.files.atomic import write_bytes
+from synthmed.metrics.feature_arrays import Floats
 from synthmed.metrics.scores import SCORES
 from synthmed.plots import write_figure
 
@@ -66,8 +67,8 @@ def write_spectra(output: Path, artefacts: Mapping[str, Json]) -> None:
     if not spectra:
         return
 
-    def power(decibels: list[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        values: np.ndarray[Any, np.dtype[np.float64]] = 10 ** (np.asarray(decibels)[1:] / 10)
+    def power(decibels: list[float]) -> Floats:
+        values: Floats = 10 ** (np.asarray(decibels)[1:] / 10)
         return values
 
     # Frequency zero, the mean grey value, is left out: the axes are logarithmic.

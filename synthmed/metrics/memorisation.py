@@ -33,14 +33,10 @@ class DataCopying:
 
 
 def authenticity(*, training: ArrayLike, generated: ArrayLike) -> float:
-    """Return the share of generated images that are not too near a training image.
+    """Return the share of generated images [M, D] that are not too near a training image [N, D], N >= 2.
 
     Such an image is farther from its nearest training image than that one is from its own nearest training image
     (Alaa et al. 2022, "How faithful is your synthetic data?").
-
-    Args:
-        training: [N, D], N >= 2.
-        generated: [M, D].
 
     Raises:
         DataError: Too few images, unlike or non-finite features.
@@ -60,11 +56,8 @@ def copying_z(*, held_out: ArrayLike, generated: ArrayLike) -> float:
 
     The Mann-Whitney U of the two sets of distances, ties counting one half, less its mean under the hypothesis that
     they are alike, over its deviation (Meehan, Chaudhuri & Dasgupta 2020, "A non-parametric test to detect data-copying
-    in generative models"): Z_U = (U - mn / 2) / sqrt(mn (m + n + 1) / 12).
-
-    Args:
-        held_out: [H] distances of held-out real images to their nearest training images.
-        generated: [M] distances of generated images to theirs.
+    in generative models"): Z_U = (U - mn / 2) / sqrt(mn (m + n + 1) / 12). Held-out [H] and
+    generated [M] are distances of such images to their nearest training images.
     """
     from scipy.stats import mannwhitneyu
 
@@ -111,14 +104,10 @@ def data_copying(
 
 
 def conformal_ranks(scores: ArrayLike, held_out: ArrayLike) -> Numbers:
-    """Return the rank of each score among those of held-out images, from the lowest, as [M] in 1..H + 1.
+    """Return the rank of each score [M] among those of held-out images [H], from the lowest, as [M] in 1..H + 1.
 
     Divided by H + 1 that is a p-value for the image being one more held-out image (Vovk, Gammerman & Shafer 2005,
-    "Algorithmic Learning in a Random World"): ties count against the suspicion.
-
-    Args:
-        scores: [M], the lower the more suspicious.
-        held_out: [H].
+    "Algorithmic Learning in a Random World"): the lower the more suspicious; ties count against the suspicion.
     """
     ranks: Numbers = 1 + np.searchsorted(np.sort(np.asarray(held_out)), np.asarray(scores), "right").astype(np.int64)
     return ranks

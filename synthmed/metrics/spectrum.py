@@ -76,13 +76,10 @@ class SpectrumComparison:
 
 
 def log_spectra(images: ArrayLike) -> Floats:
-    """Return the log power spectrum of each image, summed over its three channels, in dB: [N, H, W].
+    """Return the log power spectra of images [N, 3, H, W], 0 to 255, summed over the channels, in dB: [N, H, W].
 
     A Hann window keeps the jump from one border to the other out of it. White noise of standard deviation 1 grey level
     in one channel has about 0 dB, and a wave of amplitude a in one channel has 20 log10(a) + 10 log10(H W / 9) dB.
-
-    Args:
-        images: [N, 3, H, W] in grey levels, 0 to 255.
     """
     values = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
     height, width = values.shape[2:]
@@ -153,13 +150,10 @@ def _compare_halves(blocks: Floats, weights: Floats, generator: np.random.Genera
 
 
 def isolated_excess(difference: Floats) -> Floats:
-    """Return by how much each frequency exceeds those around it: [H, W], in dB.
+    """Return by how much each frequency of a periodic difference [H, W] exceeds those around it: [H, W], in dB.
 
     The reference is the largest of three medians: of a square around it, of its row and of its column, all without
     the frequency itself and the next ones. So neither a slope nor a line along an axis stands out.
-
-    Args:
-        difference: [H, W] in dB, periodic.
     """
     steps = range(-NEIGHBOUR_REACH, NEIGHBOUR_REACH + 1)
     far = [step for step in steps if abs(step) > OWN_REACH]

@@ -61,9 +61,9 @@ class Comparison:
     size: int | None
     """Side of the images in pixels; `None` takes the real images' own."""
     placement: Placement
-    initial: Mapping[str, Tensor] | None
+    initial: Mapping[str, Tensor] | None = None
     """Weights that all trainings start from; `None` for random ones."""
-    initial_name: str | None
+    initial_name: str | None = None
     """What `initial` is, as part of the fingerprint."""
 
     def fingerprint(self) -> dict[str, Any]:
