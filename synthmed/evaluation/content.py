@@ -14,7 +14,6 @@ from pathlib import Path
 
 import PIL
 
-import synthmed
 from synthmed.data.prepare.scan import MIN_SIDE, default_workers, map_ordered
 from synthmed.data.sets.image_set import ImageSet, make_set
 from synthmed.data.sets.reader import Reader, Size
@@ -22,6 +21,7 @@ from synthmed.data.sets.sources import Listing, list_images
 from synthmed.errors import DataError, UsageError
 from synthmed.files.atomic import write_json
 from synthmed.files.content import hash_json, read_json
+from synthmed.runtime import version
 from synthmed.runtime.progress import log, progress
 
 CACHE_BYTES = 1 << 29
@@ -75,7 +75,7 @@ def _find_hashes(listing: Listing, reader: Reader, cache: Path | None) -> None:
             map_ordered(lambda index: hashlib.sha256(listing.read(index)).hexdigest(), range(count), default_workers())
         )
         # What another decoder makes of the same bytes may differ by a grey level.
-        made_by = {"synthmed": synthmed.__version__, "pillow": PIL.__version__, "size": list(reader.size)}
+        made_by = {"synthmed": version.__version__, "pillow": PIL.__version__, "size": list(reader.size)}
         path = cache / f"{hash_json({**made_by, 'images': encoded})}.pixels.json"
         if (known := _read_hashes(path, count)) is not None:
             reader.hashes[:] = known

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import synthmed
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import UsageError
 from synthmed.evaluation import checks, report
@@ -32,6 +31,7 @@ from synthmed.files.atomic import write_json
 from synthmed.files.content import hash_json
 from synthmed.metrics.scores import SCORES
 from synthmed.runtime import device as devices
+from synthmed.runtime import version
 from synthmed.runtime.processes import Processes, join_processes
 from synthmed.runtime.progress import log, progress
 
@@ -136,7 +136,7 @@ def _describe(evaluation: Evaluation) -> Json:
     generated = [values.describe_set(images) for images in evaluation.generated]
     extractors = {name: values.describe_extractor(found) for name, found in evaluation.extractors.items()}
     return {
-        "synthmed_version": synthmed.__version__,
+        "synthmed_version": version.__version__,
         "settings": dataclasses.asdict(evaluation.config),
         "real": real,
         "generated": generated,

@@ -15,7 +15,6 @@ import timm
 import torch
 import torchmetrics
 
-import synthmed
 from synthmed.data.shards.read import ShardFolder
 from synthmed.files.atomic import write_bytes, write_json
 from synthmed.metrics.statistics import (
@@ -42,6 +41,7 @@ from synthmed.plots import (
     new_figure,
     plain,
 )
+from synthmed.runtime import version
 from synthmed.runtime.seeds import numpy_generator
 from synthmed.study.comparison import Comparison, Training
 
@@ -84,7 +84,7 @@ def comparison_results(comparison: Comparison, trainings: Sequence[Training]) ->
         "settings": comparison.fingerprint(),
         "data": {"test": _folder_facts(test), **{k: _folder_facts(v) for k, v in comparison.folders.train.items()}},
         "versions": {
-            "synthmed": synthmed.__version__,
+            "synthmed": version.__version__,
             "python": platform.python_version(),
             **{library.__name__: library.__version__ for library in (torch, timm, torchmetrics)},
         },
