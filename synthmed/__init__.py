@@ -22,6 +22,7 @@ from synthmed.errors import (
     TrainingError,
     UsageError,
 )
+from synthmed.runtime.version import __version__
 
 if TYPE_CHECKING:
     from synthmed.data.labels import Classes
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from synthmed.generators.diffusion.settings import DiffusionSettings
     from synthmed.generators.family import Family, Generator
 
-__version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
     "Classes",

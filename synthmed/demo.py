@@ -63,7 +63,11 @@ def run_demo(output: Path, *, device: str = "auto", seed: int = 0, overwrite: bo
     settings = PrepareConfig(size=64, seed=DRAWING_SEED + seed)
     prepare_release(phantom_release(NUM_REAL), output / "real", settings, overwrite=overwrite)
     log(f"2/4 generating {NUM_SYNTHETIC} images with the model that synthmed brings into {output / 'synthetic'}")
-    _generate(output / "synthetic", device, seed, overwrite)
+    path = registry.embedded_model(DATASET)
+    header = read_header(path)
+    counts = (NUM_SYNTHETIC // 2, NUM_SYNTHETIC // 2)
+    config = GenerateConfig(path, hash_file(path), header, counts, seed, header.preset)
+    generate(config, output / "synthetic", device=device, overwrite=overwrite)
     log("3/4 training a small ResNet on real, on synthetic and on both, testing on real images")
     comparison = _compare(output, device, seed, overwrite)
     log("4/4 measuring the cup-to-disc ratio of every image")
@@ -76,14 +80,6 @@ def run_demo(output: Path, *, device: str = "auto", seed: int = 0, overwrite: bo
     return DemoResult(comparison, ratios, scores, BEST_AUROC, sheet)
 
 
-def _generate(output: Path, device: str, seed: int, overwrite: bool) -> None:
-    path = registry.embedded_model(DATASET)
-    header = read_header(path)
-    counts = (NUM_SYNTHETIC // 2, NUM_SYNTHETIC // 2)
-    config = GenerateConfig(path, hash_file(path), header, counts, seed, header.preset)
-    generate(config, output, device=device, overwrite=overwrite)
-
-
 def _compare(output: Path, device: str, seed: int, overwrite: bool) -> dict[str, Any]:
     target = devices.select_device(device)
     comparison = Comparison(
@@ -93,8 +89,6 @@ def _compare(output: Path, device: str, seed: int, overwrite: bool) -> dict[str,
         repetitions=1,
         size=None,
         placement=Placement(target, devices.select_dtype("auto", target)),
-        initial=None,
-        initial_name=None,
     )
     trainings = run_comparison(comparison, output / "classifier", overwrite=overwrite)
     results = comparison_results(comparison, trainings)

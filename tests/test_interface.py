@@ -17,8 +17,9 @@ def test_public_names_are_these():
 
 
 def test_every_exception_of_the_package_is_public():
-    def below(cls: type[SynthmedError]) -> set[str]:
-        return {cls.__name__}.union(*(below(child) for child in cls.__subclasses__()))
+    def below(cls: type) -> set[str]:
+        children: list[type] = cls.__subclasses__()
+        return {cls.__name__}.union(*map(below, children))
 
     assert {name for name in below(SynthmedError) if not name.startswith("_")} <= set(synthmed.__all__)
 

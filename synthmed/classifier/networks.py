@@ -67,13 +67,10 @@ def load_weights_file(path: Path, name: str, num_classes: int) -> dict[str, Tens
     """
     weights = read_safetensors(path)
     network = build_network(name, num_classes)
-    wanted, heads = network.state_dict(), head_names(network)
-    body = without_head(weights, heads)
-    check_weights(path, name, body, without_head(wanted, heads), "is --model the right one?")
-    head = {key: value for key, value in weights.items() if key not in body}
-    if {key: value.shape for key, value in head.items()} == {
-        key: value.shape for key, value in wanted.items() if key not in without_head(wanted, heads)
-    }:
+    body, wanted = (without_head(tensors, head_names(network)) for tensors in (weights, network.state_dict()))
+    check_weights(path, name, body, wanted, "is --model the right one?")
+    given = {key: value.shape for key, value in weights.items() if key not in body}
+    if given == {key: value.shape for key, value in network.state_dict().items() if key not in wanted}:
         return weights
     log(f"{path}: its head is for other classes and starts at random here")
     return body

@@ -1,9 +1,9 @@
-"""Training one timm classifier, and its predictions.
+"""Training one timm classifier on batches that are mixed from one or more sets, and its predictions.
 
 No checkpoint is selected: the last weights are tested, and training uses neither the validation nor the test split.
 
 images: uint8 [N, 3, H, W], inside as float32 normalised with ImageNet's mean and standard deviation, which pretrained
-networks expect; logits: [N, K].
+networks expect; labels: int64 [N]; logits: [N, K].
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from synthmed.classifier.augmentation import augment
 from synthmed.classifier.config import ClassifierConfig
 from synthmed.classifier.networks import build_network
 from synthmed.data.pixels import to_float
+from synthmed.data.sets.batches import StepBatches
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DeviceError, TrainingError
 from synthmed.runtime import device as devices
@@ -66,6 +67,33 @@ def make_optimizer(network: nn.Module, config: ClassifierConfig) -> torch.optim.
     return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
+def mixed_batches(
+    sources: Mapping[str, ImageSet], shares: Mapping[str, int], *, steps: int, balanced: bool, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield one batch (images, labels) per step.
+
+    Each source goes through all its images, in a new random order each time, before it repeats one.
+
+    Args:
+        sources: Sets by name.
+        shares: Images of each source in a batch.
+        steps: Number of batches.
+        balanced: Draw the classes of each source equally often.
+        seed: Seed of the orders.
+    """
+    labels = {name: torch.from_numpy(sources[name].labels) for name in shares}
+    orders = [
+        StepBatches(labels[name], count, steps, derive_seed(seed, name), balanced=balanced)
+        for name, count in shares.items()
+    ]
+    for chosen in zip(*orders, strict=True):
+        parts = list(zip(shares, chosen, strict=True))
+        yield (
+            torch.cat([sources[name].load(indices) for name, indices in parts]),
+            torch.cat([labels[name][indices] for name, indices in parts]),
+        )
+
+
 def train_network(
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
@@ -101,16 +129,11 @@ def train_network(
         for step, (images, labels) in enumerate(batches):
             generator = torch_generator(config.seed, "classifier", arm, repetition, step)
             shown = augment(to_float(images.to(device)), generator, flips=config.flips, light=config.augment)
-            set_learning_rate(optimizer, learning_rate(step, config))
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, config)
             losses.append(_train_step(network, optimizer, shown, labels.to(device), placement, step))
             on_step()
     return network, float(np.mean(losses[-max(1, len(losses) // 10) :]))
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give all parameters one learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-import synthmed
 from synthmed.cli import (
     checkpoints,
     demo,
@@ -32,6 +31,7 @@ from synthmed.cli import (
 )
 from synthmed.cli.prepare import prepare_app
 from synthmed.errors import Interrupted, SynthmedError
+from synthmed.runtime import version
 from synthmed.runtime.progress import printable
 
 app = typer.Typer(
@@ -62,7 +62,7 @@ app.add_typer(checkpoints.checkpoints, name="checkpoints")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(f"synthmed {synthmed.__version__}\n")
+        sys.stdout.write(f"synthmed {version.__version__}\n")
         raise typer.Exit
 
 

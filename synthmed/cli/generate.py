@@ -6,9 +6,8 @@ import dataclasses
 import os
 import sys
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -30,41 +29,15 @@ from synthmed.files.content import hash_file
 from synthmed.files.storage import location
 from synthmed.formats.headers import GENERATOR
 from synthmed.generators.families import read_header
+from synthmed.production.plan import GenerateConfig
 
 if TYPE_CHECKING:
     from synthmed.production.cost import Estimate
 
 
-class Format(StrEnum):
-    """Image formats by name."""
-
-    png = "png"
-    webp = "webp"
-    jpg = "jpg"
-
-
-class Precision(StrEnum):
-    """Number types by name."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
 @grouped(settings=given_settings)
-def generate(
+def generate_config(
     *,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Folder for the shards, s3://... and the like too; - streams one tar to stdout. The same command "
-            "resumes.",
-            show_default="synthetic/DATASET",
-            parser=location,
-            metavar="DIR",
-        ),
-    ] = None,
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="Data set; takes the latest model trained or registered for it.")
     ] = None,
@@ -87,13 +60,13 @@ def generate(
         ),
     ] = None,
     settings: dict[str, Any],
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Images sampled at once; does not change the images.")
-    ] = None,
-    image_format: Annotated[Format, typer.Option("--image-format", help="png and webp are lossless.")] = Format.png,
+    image_format: Annotated[
+        Literal["png", "webp", "jpg"], typer.Option("--image-format", help="png and webp are lossless.")
+    ] = "png",
     precision: Annotated[
-        Precision, typer.Option("--precision", help="bf16 is faster on GPUs and changes the images slightly.")
-    ] = Precision.fp32,
+        Literal["fp32", "bf16"],
+        typer.Option("--precision", help="bf16 is faster on GPUs and changes the images slightly."),
+    ] = "fp32",
     workers: Annotated[
         int,
         typer.Option(
@@ -106,17 +79,63 @@ def generate(
             "--ranks", min=1, help="Number of training processes that the shard count should be a multiple of."
         ),
     ] = 1,
+    source_license: Annotated[
+        str, typer.Option("--source-license", help="Terms of the data the model was trained on, for the data card.")
+    ] = NOT_STATED,
+    seed: SeedOption = 0,
+) -> GenerateConfig:
+    """Return what to make; a group of options.
+
+    Raises:
+        CheckpointError: There is no such model, or it cannot make images.
+        UsageError: Options that do not go together.
+    """
+    path = _find_checkpoint(dataset, checkpoint)
+    header = read_header(path)
+    if header.kind != GENERATOR or not header.classes:
+        what = "no classes" if header.kind == GENERATOR else f"an {header.kind} only"
+        raise CheckpointError(f"{path} cannot make images: it holds {what}", "give the file of a whole model")
+    return GenerateConfig(
+        checkpoint=path,
+        checkpoint_sha256=hash_file(path),
+        header=header,
+        counts=resolve_counts(header, labels or [], number, balanced, match),
+        seed=seed,
+        settings=resolve_settings(header, settings),
+        image_format=image_format,
+        workers=workers,
+        ranks=ranks,
+        precision=precision,
+        source_terms=source_license,
+    )
+
+
+@grouped(config=generate_config)
+def generate(
+    *,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for the shards, s3://... and the like too; - streams one tar to stdout. The same command "
+            "resumes.",
+            show_default="synthetic/DATASET",
+            parser=location,
+            metavar="DIR",
+        ),
+    ] = None,
+    config: GenerateConfig,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Images sampled at once; does not change the images.")
+    ] = None,
     shards: Annotated[
         str | None,
         typer.Option("--shards", help="Make these shards only, e.g. 0-4,7; for several machines on one folder."),
     ] = None,
-    source_license: Annotated[
-        str, typer.Option("--source-license", help="Terms of the data the model was trained on, for the data card.")
-    ] = NOT_STATED,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan with time, disk and memory, and make nothing.")
     ] = False,
-    seed: SeedOption = 0,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -135,33 +154,12 @@ def generate(
 
       torchrun --nproc-per-node 8 -m synthmed generate --dataset airogs --balanced -n 100000 -o DIR
     """
-    path = _find_checkpoint(dataset, checkpoint)
-    header = read_header(path)
-    if header.kind != GENERATOR or not header.classes:
-        what = "no classes" if header.kind == GENERATOR else f"an {header.kind} only"
-        raise CheckpointError(f"{path} cannot make images: it holds {what}", "give the file of a whole model")
-    output = output or Path("synthetic") / header.dataset
-    counts = resolve_counts(header, labels or [], number, balanced, match)
-    sampling = resolve_settings(header, settings)
+    output = output or Path("synthetic") / config.header.dataset
     share = resolve_share(shards, os.environ)
     if overwrite and share.world > 1:
         raise UsageError("--overwrite with several processes", "remove the folder first")
     from synthmed.production import run
-    from synthmed.production.plan import GenerateConfig
 
-    config = GenerateConfig(
-        checkpoint=path,
-        checkpoint_sha256=hash_file(path),
-        header=header,
-        counts=counts,
-        seed=seed,
-        settings=sampling,
-        image_format=image_format.value,
-        workers=workers,
-        ranks=ranks,
-        precision=precision.value,
-        source_terms=source_license,
-    )
     place: dict[str, Any] = {"device": _own_device(device, os.environ), "batch_size": batch_size, "share": share}
     if dry_run:
         _print_plan(run.dry_run(config, output, **place), output, as_json)

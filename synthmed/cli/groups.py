@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-Command = Callable[..., None]
+Command = Callable[..., Any]
 
 
 def grouped(**groups: Callable[..., Any]) -> Callable[[Command], Command]:
@@ -15,7 +15,7 @@ def grouped(**groups: Callable[..., Any]) -> Callable[[Command], Command]:
 
     Args:
         groups: Argument of the command -> function whose own arguments are the options, and which makes of them what
-            the command gets. The command's arguments must be keyword-only.
+            the command gets. The command's arguments must be keyword-only; a group may hold groups.
     """
     options = {name: inspect.signature(build, eval_str=True).parameters for name, build in groups.items()}
 
@@ -27,10 +27,10 @@ def grouped(**groups: Callable[..., Any]) -> Callable[[Command], Command]:
             parameters += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in inside]
 
         @functools.wraps(command)
-        def wrapped(**values: Any) -> None:
+        def wrapped(**values: Any) -> Any:
             for name, build in groups.items():
                 values[name] = build(**{option: values.pop(option) for option in options[name]})
-            command(**values)
+            return command(**values)
 
         # What Typer reads.
         wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from synthmed.classifier.config import ClassifierConfig, meaning
+from synthmed.classifier.config import ClassifierConfig
 from synthmed.cli.common import DeviceOption, JsonOption, OverwriteOption, SeedOption, print_json, print_table
+from synthmed.config.fields import meaning
 from synthmed.errors import UsageError
 from synthmed.files.storage import location
 from synthmed.study.arms import ARMS, parse_arms
@@ -39,22 +40,28 @@ SyntheticOption = Annotated[
 ArmsOption = Annotated[
     str, typer.Option("--arms", help="What to train on, of real, synthetic and both; separated by commas.")
 ]
-ModelOption = Annotated[str, typer.Option("--model", help=meaning("model"))]
+ModelOption = Annotated[str, typer.Option("--model", help=meaning(ClassifierConfig, "model"))]
 SeedsOption = Annotated[int, typer.Option("--seeds", min=1, help="Trainings per arm, each with a seed of its own.")]
-StepsOption = Annotated[int, typer.Option("--steps", min=1, help=meaning("steps"))]
-BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help=meaning("batch_size"))]
-LearningRateOption = Annotated[float, typer.Option("--lr", help=meaning("lr"))]
-WeightDecayOption = Annotated[float, typer.Option("--weight-decay", min=0, help=meaning("weight_decay"))]
+StepsOption = Annotated[int, typer.Option("--steps", min=1, help=meaning(ClassifierConfig, "steps"))]
+BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help=meaning(ClassifierConfig, "batch_size"))]
+LearningRateOption = Annotated[float, typer.Option("--lr", help=meaning(ClassifierConfig, "lr"))]
+WeightDecayOption = Annotated[
+    float, typer.Option("--weight-decay", min=0, help=meaning(ClassifierConfig, "weight_decay"))
+]
 SizeOption = Annotated[
     int | None,
     typer.Option(
         "--size", min=16, max=2048, help="Side of the images in pixels.", show_default="that of the real images"
     ),
 ]
-RealShareOption = Annotated[float, typer.Option("--real-share", min=0, max=1, help=meaning("real_share"))]
-BalancedOption = Annotated[bool, typer.Option("--balanced/--no-balanced", help=meaning("balanced"))]
-AugmentOption = Annotated[bool, typer.Option("--augment/--no-augment", help=meaning("augment"))]
-FlipsOption = Annotated[Literal["none", "horizontal", "both"], typer.Option("--flips", help=meaning("flips"))]
+RealShareOption = Annotated[
+    float, typer.Option("--real-share", min=0, max=1, help=meaning(ClassifierConfig, "real_share"))
+]
+BalancedOption = Annotated[bool, typer.Option("--balanced/--no-balanced", help=meaning(ClassifierConfig, "balanced"))]
+AugmentOption = Annotated[bool, typer.Option("--augment/--no-augment", help=meaning(ClassifierConfig, "augment"))]
+FlipsOption = Annotated[
+    Literal["none", "horizontal", "both"], typer.Option("--flips", help=meaning(ClassifierConfig, "flips"))
+]
 PretrainedOption = Annotated[
     bool, typer.Option("--pretrained", help="Start from timm's ImageNet weights, downloaded if necessary.")
 ]

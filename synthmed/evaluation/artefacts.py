@@ -9,17 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
+from synthmed.metrics.feature_arrays import Floats
+from synthmed.metrics.neighbours import Numbers
 from synthmed.metrics.resampling import blocks_of_groups
 from synthmed.metrics.spectrum import SpectrumComparison, compare_spectra, log_spectra
 from synthmed.metrics.statistics import Share, count_units, share_difference, share_interval
 from synthmed.phantoms.optic_discs import WORK_SIZE, calibrate_finder
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 EYE_DATASETS = ("airogs", "phantom-fundus")
 
@@ -99,7 +97,7 @@ def _spread(images: ImageSet) -> ImageSet:
     return images.subset(np.unique(np.linspace(0, len(images) - 1, MAX_SPECTRA).astype(np.int64)))
 
 
-def _block_spectra(images: ImageSet, blocks: Integers, classes: Sequence[int]) -> tuple[Floats, Floats]:
+def _block_spectra(images: ImageSet, blocks: Numbers, classes: Sequence[int]) -> tuple[Floats, Floats]:
     """Return the mean log spectrum of each block [B, H, W], classes having equal weight, and weights [B]."""
     counts = np.bincount(images.labels, minlength=max(classes) + 1)
     weight_of = np.zeros(len(counts))
@@ -154,6 +152,6 @@ def check_discs(*, real: ImageSet, generated: ImageSet, generator: np.random.Gen
     )
 
 
-def _disc_counts(counts: Integers, groups: Sequence[str]) -> DiscCounts:
+def _disc_counts(counts: Numbers, groups: Sequence[str]) -> DiscCounts:
     found = [int((counts == discs).sum()) for discs in (0, 1, 2)]
     return DiscCounts(*(share_interval(count, len(counts), units=count_units(groups)) for count in found))

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import PIL
 
-import synthmed
 from synthmed.data.prepare.scan import MIN_SIDE, default_workers, map_ordered
 from synthmed.data.sets.image_set import ImageSet, make_set
 from synthmed.data.sets.reader import Reader, Size
@@ -23,6 +21,7 @@ from synthmed.data.sets.sources import Listing, list_images
 from synthmed.errors import DataError, UsageError
 from synthmed.files.atomic import write_json
 from synthmed.files.content import hash_json, read_json
+from synthmed.runtime import version
 from synthmed.runtime.progress import log, progress
 
 CACHE_BYTES = 1 << 29
@@ -32,9 +31,7 @@ def open_by_content(
     where: str,
     *,
     size: int | Size | None = None,
-    name: str | None = None,
     split: str | None = None,
-    classes: Sequence[str] = (),
     cache: Path | None = None,
     cache_bytes: int = CACHE_BYTES,
 ) -> ImageSet:
@@ -44,38 +41,41 @@ def open_by_content(
         where: `PLACE` or, of shards, `PLACE:SPLIT`; PLACE may be an address such as s3://bucket/folder.
         size: Side, or height and width, in pixels; others are resized, with their centre cut out where the proportions
             differ. `None` takes those of the first image.
-        name: What tables call it; by default the last part of PLACE, with the split where there are several.
         split: The one to take where `where` names none and the shards have several.
-        classes: Class names in label order, for files that name none or other ones; see `data.pack.labels.read_labels`.
         cache: Folder on a disk that remembers the pixels' hashes of files, so that the same bytes are not decoded again
             only to know them.
         cache_bytes: Decoded images are kept in memory up to this.
 
     Raises:
-        UsageError: The size is too small, `classes` do not fit, or the address cannot be used.
+        UsageError: The size is too small, or the address cannot be used.
         DataError: No such place or split, several splits and none named, no images, no labels, or an image that is
             broken or smaller than 16 pixels.
     """
     if size is not None and min(size if isinstance(size, tuple) else (size,)) < MIN_SIDE:
         raise UsageError(f"images cannot be scored at a size of {size} pixels", f"at least {MIN_SIDE}")
-    listing = replace(list_images(where, split=split, classes=classes), min_side=MIN_SIDE)
-    listing = replace(listing, name=name or listing.name)
+    listing = replace(list_images(where, split=split), min_side=MIN_SIDE)
     height, width = listing.pixels(0).shape[:2]
     shape = (height, width) if size is None else (size, size) if isinstance(size, int) else size
     if shape != (height, width):
         log(f"{listing.name}: images of {height} x {width} pixels are resized to {shape[0]} x {shape[1]}")
     reader = Reader(listing, shape, cache_bytes=cache_bytes)
     _find_hashes(listing, reader, cache)
-    return _in_order(make_set(listing, reader, (height, width)))
+    images = make_set(listing, reader, (height, width))
+    # Images with the same pixels by class, group and key.
+    words = [images.classes[label] for label in images.labels.tolist()]
+    marks = list(zip(images.pixel_hashes, words, images.groups, images.keys, strict=True))
+    return images.subset(sorted(range(len(marks)), key=marks.__getitem__))
 
 
 def _find_hashes(listing: Listing, reader: Reader, cache: Path | None) -> None:
     """Have the reader know the hash of every image: by decoding it, or from the cache where the same bytes were."""
     count, path = len(listing), None
     if cache is not None:
-        encoded = list(map_ordered(lambda index: _hash_bytes(listing.read(index)), range(count), default_workers()))
+        encoded = list(
+            map_ordered(lambda index: hashlib.sha256(listing.read(index)).hexdigest(), range(count), default_workers())
+        )
         # What another decoder makes of the same bytes may differ by a grey level.
-        made_by = {"synthmed": synthmed.__version__, "pillow": PIL.__version__, "size": list(reader.size)}
+        made_by = {"synthmed": version.__version__, "pillow": PIL.__version__, "size": list(reader.size)}
         path = cache / f"{hash_json({**made_by, 'images': encoded})}.pixels.json"
         if (known := _read_hashes(path, count)) is not None:
             reader.hashes[:] = known
@@ -85,10 +85,6 @@ def _find_hashes(listing: Listing, reader: Reader, cache: Path | None) -> None:
             advance(1)
     if path is not None:
         write_json(path, reader.hashes)
-
-
-def _hash_bytes(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _read_hashes(path: Path, count: int) -> list[str] | None:
@@ -101,10 +97,3 @@ def _read_hashes(path: Path, count: int) -> list[str] | None:
         return None
     whole = all(isinstance(word, str) and re.fullmatch("[0-9a-f]{64}", word) for word in found)
     return found if whole else None
-
-
-def _in_order(images: ImageSet) -> ImageSet:
-    """Return a set in the order of its pixels' hashes; images with the same pixels by class, group and key."""
-    words = [images.classes[label] for label in images.labels.tolist()]
-    marks = list(zip(images.pixel_hashes, words, images.groups, images.keys, strict=True))
-    return images.subset(sorted(range(len(marks)), key=marks.__getitem__))

@@ -17,10 +17,9 @@ from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
 from synthmed.evaluation.copy_spaces import CopyFeatures, Neighbours, Space, compare, find_in_features, find_in_pixels
 from synthmed.evaluation.lookalikes import Lookalikes
+from synthmed.metrics.feature_arrays import Floats
 from synthmed.metrics.memorisation import authenticity, conformal_ranks, copying_z, count_p_value, data_copying
 from synthmed.metrics.statistics import unit_names
-
-Floats = NDArray[np.float64]
 
 FALSE_ALARM_RATE = 0.01
 MIN_HELD_OUT = 20
@@ -128,9 +127,8 @@ def find_copies(
     """
     _check(training, held_out, generated, features)
     spaces, kept = _search(training, held_out, generated, features, device)
-    ranking = _rank(spaces, false_alarm_rate)
     scores = _feature_scores(features, kept, generator) if features else None
-    return _report(spaces, ranking, kept, training.keys, held_out.keys, generated.keys, scores)
+    return _report(spaces, kept, training.keys, held_out.keys, generated.keys, false_alarm_rate, scores)
 
 
 def _check(training: ImageSet, held_out: ImageSet, generated: ImageSet, features: CopyFeatures | None) -> None:
@@ -170,52 +168,33 @@ def _search(
     return [compare(held.subset(kept), made, units) for held, made in found], kept
 
 
-@dataclass(frozen=True, eq=False)
-class _Ranking:
-    """Where images stand among the held-out ones by their scores, the nearest to training first: ranks from 1."""
-
-    generated: NDArray[np.int64]
-    """[M]: held-out images at least as near, and one."""
-    held_out: NDArray[np.int64]
-    """[H]: held-out images at least as near, the image itself among them."""
-    closest: NDArray[np.int64]
-    """Indices of the held-out images, the nearest first."""
-    limit: int
-    """Rank up to which an image is a suspect."""
-
-
-def _rank(spaces: Sequence[Space], false_alarm_rate: float) -> _Ranking:
-    """Return the ranks of images by the lower of their scores in all spaces."""
-    held_out, generated = (np.min(both, axis=0) for both in zip(*(space.scores() for space in spaces), strict=True))
-    return _Ranking(
-        generated=conformal_ranks(generated, held_out),
-        held_out=conformal_ranks(held_out, held_out) - 1,
-        closest=np.argsort(held_out, kind="stable"),
-        # A rate such as 0.01 times 100 may come out as 0.9999...
-        limit=max(1, int(false_alarm_rate * (len(held_out) + 1) + 1e-9)),
-    )
-
-
 def _report(
     spaces: Sequence[Space],
-    ranking: _Ranking,
     kept: NDArray[np.bool_],
     training_keys: Sequence[str],
     held_out_keys: Sequence[str],
     generated_keys: Sequence[str],
-    scores: FeatureScores | None,
+    false_alarm_rate: float,
+    feature_scores: FeatureScores | None,
 ) -> CopyReport:
     made, held = [], []
     for space in spaces:
         made.append(_matches(training_keys, space.generated, space.generated_ratios, space.held_out_ratios))
         held.append(_matches(training_keys, space.held_out, space.held_out_ratios, space.held_out_ratios))
     kept_keys = [key for key, keep in zip(held_out_keys, kept, strict=True) if keep]
-    size, limit, pixels = len(kept_keys), ranking.limit, spaces[0]
-    count = int((ranking.generated <= limit).sum())
+    size, pixels = len(kept_keys), spaces[0]
+    # An image stands among the held-out ones by the lower of its scores in all spaces, the nearest to training first.
+    held_scores, scores = (np.min(both, axis=0) for both in zip(*(space.scores() for space in spaces), strict=True))
+    # Of a held-out image among all of them, itself included.
+    held_ranks, ranks = conformal_ranks(held_scores, held_scores) - 1, conformal_ranks(scores, held_scores)
+    # The rank up to which an image is a suspect; a rate such as 0.01 times 100 may come out as 0.9999...
+    limit = max(1, int(false_alarm_rate * (size + 1) + 1e-9))
+    count = int((ranks <= limit).sum())
     return CopyReport(
-        rows=tuple(_row(generated_keys, made, k, rank, size + 1, limit) for k, rank in enumerate(ranking.generated)),
+        rows=tuple(_row(generated_keys, made, k, rank, size + 1, limit) for k, rank in enumerate(ranks)),
         closest_held_out=tuple(
-            _row(kept_keys, held, k, ranking.held_out[k], size, limit) for k in ranking.closest[:NUM_CLOSEST]
+            _row(kept_keys, held, k, held_ranks[k], size, limit)
+            for k in np.argsort(held_scores, kind="stable")[:NUM_CLOSEST]
         ),
         count=count,
         expected=len(generated_keys) * limit / (size + 1),
@@ -224,7 +203,7 @@ def _report(
         num_held_out=size,
         left_out=tuple(key for key, keep in zip(held_out_keys, kept, strict=True) if not keep),
         pixel_z=copying_z(held_out=pixels.held_out.distances[:, 0], generated=pixels.generated.distances[:, 0]),
-        features=scores,
+        features=feature_scores,
     )
 
 

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.evaluation.lookalikes import LIST_LENGTH, Lookalikes
+from synthmed.metrics.feature_arrays import Floats
 from synthmed.metrics.neighbours import Numbers, nearest
-
-Floats = NDArray[np.float64]
 
 LEAST_RATIO = 1e-3
 """Smaller ratios differ by rounding alone and are taken for this one."""

@@ -6,18 +6,16 @@ Real images are measured with the same rule, because some of them are alike too:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import comb, exp, fsum, lgamma, log, log1p
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
+from synthmed.metrics.feature_arrays import Floats
 from synthmed.metrics.neighbours import nearest
 from synthmed.metrics.statistics import Share, share_interval, unit_names
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 THUMBNAIL_SIZE = 16
 # Share of real images whose nearest image of another patient is within the distance that counts as near.
@@ -96,10 +94,15 @@ def check_duplicates(*, real: ImageSet, generated: ImageSet) -> NearDuplicates:
     Raises:
         DataError: A set has fewer than two images, or all real ones are of one patient.
     """
+    from scipy.stats import binom
+
     real_thumbnails = _thumbnails(real)
     near = float(np.quantile(_nearest_of_others(real_thumbnails, real), NEAR_QUANTILE))
     ours, theirs = _find_pairs(_thumbnails(generated)), _find_pairs(real_thumbnails)
     count, real_count = ours.num_pairs(near), theirs.num_pairs(near)
+    # Given how many near pairs both sets have together, the number in the generated one is binomial if near pairs are
+    # as common in both (Przyborowski and Wilenski 1940).
+    chance = ours.possible / (ours.possible + theirs.possible)
     return NearDuplicates(
         near=near,
         median_real=float(np.median(theirs.distances)),
@@ -109,7 +112,7 @@ def check_duplicates(*, real: ImageSet, generated: ImageSet) -> NearDuplicates:
         real_pairs=real_count,
         generated_pairs=count,
         expected_pairs=real_count * ours.possible / theirs.possible,
-        p_value=_tail(count, count + real_count, ours.possible / (ours.possible + theirs.possible)),
+        p_value=float(binom.sf(count - 1, count + real_count, chance)),
         real_copies=theirs.num_pairs(COPY_FACTOR * near),
         generated_copies=ours.num_pairs(COPY_FACTOR * near),
         closest=tuple(
@@ -151,20 +154,3 @@ def _nearest_of_others(thumbnails: NDArray[np.float32], images: ImageSet) -> Flo
     first = is_other.argmax(axis=1)
     result: Floats = np.take_along_axis(distances, first[:, None], axis=1)[:, 0]
     return result
-
-
-def _tail(count: int, trials: int, probability: float) -> float:
-    """Return the probability of `count` or more successes in `trials`, each having a probability.
-
-    Given how many near pairs both sets have together, the number in the generated one is binomial if near pairs are as
-    common in both (Przyborowski and Wilenski 1940).
-    """
-    logs = [
-        lgamma(trials + 1)
-        - lgamma(number + 1)
-        - lgamma(trials - number + 1)
-        + number * log(probability)
-        + (trials - number) * log1p(-probability)
-        for number in range(count, trials + 1)
-    ]
-    return min(1.0, fsum(exp(value) for value in logs))

@@ -14,18 +14,17 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
+from synthmed.features.extractor import Extractor
 from synthmed.files.locks import claim_file
 from synthmed.files.storage import remove
 from synthmed.formats.model_files import write_tensors
@@ -41,18 +40,6 @@ POLL_SEC = 0.2
 
 Features = NDArray[np.float32]
 ALONE = Processes()
-
-
-class Extractor(Protocol):
-    """What is needed here of a feature extractor."""
-
-    name: str
-    num_features: int
-    fingerprint: str
-    """Hex SHA-256 over everything that determines the features."""
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return features [N, D] float32 of images [N, 3, H, W] uint8; a row depends on its image alone."""
 
 
 def features(
@@ -83,7 +70,7 @@ def features(
     work = _Work(images, extractor, device, batches)
     if cache is None:
         return np.concatenate(list(_fill(work, None, processes).values()))
-    stored = _Store(cache, images.content_hash, extractor.fingerprint, len(images), extractor.num_features)
+    stored = _Store(cache, images, extractor)
     whole = stored.read_whole()
     if whole is None:
         found = _fill(work, stored, processes)
@@ -125,26 +112,17 @@ class _Work:
         return np.concatenate(self.batches.map(extract, _block_range(block, len(self.images))))
 
 
-@dataclass(frozen=True)
 class _Store:
     """The files of one set and extractor: one of all features, and until it is there a folder of blocks beside it."""
 
-    cache: Path
-    content_hash: str
-    fingerprint: str
-    num_images: int
-    num_features: int
-    path: Path = field(init=False)
-    folder: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        stem = f"{self.content_hash}-{self.fingerprint}"
-        object.__setattr__(self, "path", self.cache / f"{stem}.safetensors")
-        object.__setattr__(self, "folder", self.cache / f"{stem}.blocks")
+    def __init__(self, cache: Path, images: ImageSet, extractor: Extractor) -> None:
+        self.images, self.extractor = images, extractor
+        stem = f"{images.content_hash}-{extractor.fingerprint}"
+        self.path, self.folder = cache / f"{stem}.safetensors", cache / f"{stem}.blocks"
 
     def read_whole(self) -> Features | None:
         """Return all features, or `None` where no file holds exactly them."""
-        return self._read(self.path, 0, self.num_images)
+        return self._read(self.path, 0, len(self.images))
 
     def write_whole(self, rows: Features) -> None:
         """Store all features, unless another process has done so or is about to."""
@@ -154,7 +132,7 @@ class _Store:
 
     def read_block(self, block: int) -> Features | None:
         """Return the features of a block, or `None` where no file holds exactly them."""
-        images = _block_range(block, self.num_images)
+        images = _block_range(block, len(self.images))
         return self._read(self._block_path(block), images.start, len(images))
 
     def write_block(self, block: int, rows: Features) -> None:
@@ -179,8 +157,8 @@ class _Store:
 
     def _describe(self, first: int, rows: Features) -> dict[str, str]:
         return {
-            "images": self.content_hash,
-            "extractor": self.fingerprint,
+            "images": self.images.content_hash,
+            "extractor": self.extractor.fingerprint,
             "first": str(first),
             "sha256": hashlib.sha256(np.ascontiguousarray(rows).data).hexdigest(),
         }
@@ -191,7 +169,7 @@ class _Store:
         try:
             with safe_open(path, framework="numpy") as file:
                 part = file.get_slice("features")
-                if part.get_dtype() != "F32" or part.get_shape() != [count, self.num_features]:
+                if part.get_dtype() != "F32" or part.get_shape() != [count, self.extractor.num_features]:
                     return None
                 rows: Features = file.get_tensor("features")
                 as_described = file.metadata() == self._describe(first, rows)
@@ -216,7 +194,8 @@ def _fill(work: _Work, stored: _Store | None, processes: Processes) -> dict[int,
     if done and processes.main:
         log(f"{done} of {len(work.images)} images had their features computed before")
     bar = progress(f"{work.extractor.name} of {work.images.name}", len(work.images), "images", done)
-    with StopSignal() as stop, bar if processes.main else contextlib.nullcontext(_no_advance) as advance:
+    silent = contextlib.nullcontext(lambda _: None)  # the main process shows the progress
+    with StopSignal() as stop, bar if processes.main else silent as advance:
         while missing := [block for block in blocks if block not in found]:
             new = _take_each(work, stored, missing, stop, advance)
             found |= new
@@ -252,7 +231,3 @@ def _take(work: _Work, stored: _Store, block: int, stop: StopSignal) -> Features
         rows = work.compute(block, stop)
         stored.write_block(block, rows)
     return rows
-
-
-def _no_advance(_count: int) -> None:
-    """Show no progress: the main process does."""

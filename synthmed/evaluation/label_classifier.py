@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
+from torch import nn
 
-from synthmed.classifier.batches import mixed_batches
 from synthmed.classifier.config import ClassifierConfig
 from synthmed.classifier.networks import build_network
-from synthmed.classifier.training import Placement, naming_lack_of_memory, train_network
+from synthmed.classifier.training import Placement, mixed_batches, naming_lack_of_memory, train_network
 from synthmed.data.labels import Classes
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import CheckpointError, DataError
@@ -49,13 +47,7 @@ class LabelClassifier:
 
 
 def open_classifier(
-    train: ImageSet,
-    folder: Path,
-    *,
-    placement: Placement,
-    config: ClassifierConfig = LABEL_CLASSIFIER,
-    initial: Mapping[str, Tensor] | None = None,
-    initial_name: str | None = None,
+    train: ImageSet, folder: Path, *, placement: Placement, config: ClassifierConfig = LABEL_CLASSIFIER
 ) -> LabelClassifier:
     """Return the classifier of these settings, from the folder if an earlier start trained it; see `check_labels`."""
     missing = [name for label, name in enumerate(train.classes) if not (train.labels == label).any()]
@@ -64,14 +56,13 @@ def open_classifier(
             f"{train.name} has no training images of {', '.join(missing) or 'a second class'}",
             "labels can only be checked where real images of each class are given",
         )
-    assert (initial is None) == (initial_name is None)
     size = min(MAX_SIZE, max(train.size))
     settings = {
         **dataclasses.asdict(config),
         "size": size,
         "classes": list(train.classes),
         "train": {"name": train.name, "content_hash": train.content_hash, "num_images": len(train)},
-        "initial_weights": initial_name,
+        "initial_weights": None,
         "device": placement.device.type,
         "precision": str(placement.dtype).removeprefix("torch."),
     }
@@ -79,19 +70,14 @@ def open_classifier(
     fingerprint = hash_json({**settings, "train": train.content_hash, "labels": train.labels.tolist()})
     path = folder / FOLDER / f"{fingerprint[:16]}.safetensors"
     if not path.exists():
-        trained = _train(train.resized(size), config, placement, initial)
+        trained = _train(train.resized(size), config, placement)
         write_bytes(path, save_tensors({k: v.cpu().contiguous() for k, v in trained.state_dict().items()}))
     # Also where it has just been written: a second start then finds the same to the last digit.
     network = _read_network(path, config.model, len(train.classes), placement)
     return LabelClassifier(network, train.classes, train.size, size, placement, settings)
 
 
-def _train(
-    images: ImageSet,
-    config: ClassifierConfig,
-    placement: Placement,
-    initial: Mapping[str, Tensor] | None,
-) -> nn.Module:
+def _train(images: ImageSet, config: ClassifierConfig, placement: Placement) -> nn.Module:
     batches = mixed_batches(
         {ARM: images},
         {ARM: config.batch_size},
@@ -110,7 +96,6 @@ def _train(
             arm=ARM,
             repetition=0,
             placement=placement,
-            initial=initial,
             on_step=lambda: advance(1),
         )
     log(f"label classifier: {config.model} trained on {len(images)} real images, training loss {final_loss:.3f}")

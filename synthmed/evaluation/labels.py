@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from synthmed.classifier.config import ClassifierConfig
 from synthmed.classifier.training import Placement, predict
@@ -91,8 +90,6 @@ def check_labels(
     folder: Path,
     placement: Placement,
     config: ClassifierConfig = LABEL_CLASSIFIER,
-    initial: Mapping[str, Tensor] | None = None,
-    initial_name: str | None = None,
 ) -> LabelReport:
     """Train a classifier on real images, or take it from an earlier start, and let it read every set.
 
@@ -103,8 +100,6 @@ def check_labels(
         folder: Output folder that keeps the classifier.
         placement: Where the network runs.
         config: How it is trained.
-        initial: Weights to start from; `None` for random ones.
-        initial_name: What `initial` is: a hash, which takes part in recognising an earlier classifier.
 
     Raises:
         DataError: Classes or sizes differ, a class has no training image, or a patient is on both sides.
@@ -113,9 +108,7 @@ def check_labels(
     for images in (held_out, *generated.values()):
         _check_fits(images, train.classes, train.size)
     _check_separate(train, held_out)
-    classifier = open_classifier(
-        train, folder, placement=placement, config=config, initial=initial, initial_name=initial_name
-    )
+    classifier = open_classifier(train, folder, placement=placement, config=config)
     ceiling = score_labels(classifier, held_out)
     scores = tuple(
         dataclasses.replace(score_labels(classifier, images), name=name) for name, images in generated.items()
@@ -172,7 +165,7 @@ def summarise_labels(
         float(of_requested.mean()),
         auroc,
         auroc_interval,
-        tuple(tuple(int(count) for count in row) for row in confusion),
+        tuple(map(tuple, confusion.tolist())),
         tuple(rows),
     )
 

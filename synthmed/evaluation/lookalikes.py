@@ -33,12 +33,7 @@ needs more is another image."""
 
 
 class Lookalikes:
-    """Finds the training images that resemble images most.
-
-    Args:
-        training: What to search.
-        device: Where to compute.
-    """
+    """Finds the training images that resemble images most, on a device."""
 
     def __init__(self, training: ImageSet, device: torch.device) -> None:
         self._device = device
@@ -93,11 +88,8 @@ def fit(targets: Tensor, images: Tensor) -> Tensor:
 
     Gauss-Newton on the squared difference of images with mean 0 and norm 1 (after Evangelidis & Psarakis 2008,
     "Parametric image alignment using enhanced correlation coefficient maximization"), from coarse to fine. Where that
-    makes the fit worse, the correlation of the unchanged images is returned.
-
-    Args:
-        targets: [P, 1, S, S] float32.
-        images: The same.
+    makes the fit worse, the correlation of the unchanged images is returned. Targets and images are
+    [P, 1, S, S] float32.
     """
     # The point z = x + iy of the target, x and y in [-1, 1], shows the point scale * z + shift of the image. The
     # complex scale both scales, by its absolute value, and turns, by its angle.

@@ -7,13 +7,14 @@ sets: name -> values, 1 to 6 of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from synthmed.evaluation.scores import Curve
 from synthmed.plots import (
     GENERATED_COLOURS,
     LEGEND_SIZE,
@@ -35,7 +36,6 @@ FLOOR = "real against real"
 REAL_STYLE = {"color": REAL_COLOUR, "marker": "o"}
 
 Values = NDArray[np.floating[Any]]
-Better = Literal["lower", "higher"]
 
 
 @dataclass(frozen=True)
@@ -43,41 +43,28 @@ class Score:
     """One score of several generated sets."""
 
     name: str
-    better: Better
+    better: Literal["lower", "higher"]
     values: Mapping[str, tuple[float, float, float]]
     """Set -> value and both ends of its interval; a set whose score could not be computed is left out."""
     floor: float | None = None
     """The score of real images against others of them, in sets of the same sizes."""
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A score against the number of generated images, each with its spread."""
-
-    sizes: Sequence[int]
-    """Generated images that are scored."""
-    mean: Sequence[float]
-    low: Sequence[float]
-    high: Sequence[float]
-
-
-def draw_sizes(curves: Mapping[str, Curve], *, score: str, better: Better, floor: Curve | None = None) -> Figure:
-    """Return a score against the number of images, a line and the band of its intervals for each set."""
+def draw_sizes(curves: Sequence[Curve], *, score: str) -> Figure:
+    """Return a distance against the number of images, a line and the band of its range for each set."""
     figure = new_figure(7.5, 5.2 + 0.15 * len(curves))
     axes = figure.add_subplot()
-    drawn = [(name, curve, set_style(curves, name)) for name, curve in curves.items()]
-    if floor is not None:
-        drawn.append((FLOOR, floor, {"color": REFERENCE["color"], "marker": "x", "linestyle": "--"}))
+    names = [curve.generated for curve in curves]
     handles = {}
-    for name, curve, style in drawn:
+    for name, curve in zip(names, curves, strict=True):
+        style = set_style(names, name)
         handles[name] = axes.plot(curve.sizes, curve.mean, linewidth=2, markersize=6, **style)[0]
         axes.fill_between(curve.sizes, curve.low, curve.high, color=style["color"], alpha=0.18, linewidth=0)
-    sizes = sorted({size for _, curve, _ in drawn for size in curve.sizes})
     axes.set_xscale("log")
-    ticks = _spread_ticks(sizes)
+    ticks = _spread_ticks(sorted({size for curve in curves for size in curve.sizes}))
     axes.set_xticks(ticks, [str(size) for size in ticks])
     axes.set_xticks([], minor=True)
-    finish_axes(axes, "generated images", f"{plain(score)} ({better} is better)")
+    finish_axes(axes, "generated images", f"{plain(score)} (lower is better)")
     add_legend(figure, handles)
     return figure
 
@@ -102,6 +89,8 @@ def draw_scores(scores: Sequence[Score]) -> Figure:
 
 def _draw_bars(panel: Any, score: Score, names: Sequence[str]) -> Any:
     """Draw one score and return the line of real against real; `None` without one."""
+    from matplotlib.ticker import MaxNLocator
+
     floor = None
     for name, (value, low, high) in score.values.items():
         place = names.index(name)
@@ -122,7 +111,7 @@ def _draw_bars(panel: Any, score: Score, names: Sequence[str]) -> Any:
         line = names.index(name)
         where = {"ha": "right", "va": "center", "transform": panel.get_yaxis_transform()}
         panel.text(0.98, line, _number(value), fontsize=TICK_SIZE, **where)
-    panel.set_xticks([tick for tick in _round_ticks(low, high) if low - 1e-9 * span <= tick <= high])
+    panel.set_xticks([tick for tick in MaxNLocator(4).tick_values(low, high) if low - 1e-9 * span <= tick <= high])
     finish_axes(panel, f"{score.better} is better", "", plain(score.name, NAME_WIDTH))
     panel.grid(visible=False, axis="y")
     return floor
@@ -131,12 +120,6 @@ def _draw_bars(panel: Any, score: Score, names: Sequence[str]) -> Any:
 def _number(value: float) -> str:
     """Return a number with three significant digits."""
     return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
-
-
-def _round_ticks(low: float, high: float) -> Sequence[float]:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(4).tick_values(low, high)
 
 
 def draw_spectra(frequencies: Values, *, real: Values, generated: Mapping[str, Values]) -> Figure:
@@ -197,12 +180,8 @@ def add_legend(figure: Figure, handles: Mapping[str, Any]) -> None:
 def _spread_ticks(sizes: Sequence[int]) -> list[int]:
     """Return those of the sizes whose labels do not overlap on a logarithmic axis."""
     span = math.log(sizes[-1] / sizes[0]) or 1.0
-
-    def kept() -> Iterator[int]:
-        last = -math.inf
-        for size in sizes:
-            if math.log(size) - last >= 0.09 * span:
-                last = math.log(size)
-                yield size
-
-    return list(kept())
+    kept: list[int] = []
+    for size in sizes:
+        if not kept or math.log(size) - math.log(kept[-1]) >= 0.09 * span:
+            kept.append(size)
+    return kept

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from synthmed.data.pixels import to_rgb_arrays
 from synthmed.data.sets.image_set import ImageSet
-from synthmed.metrics.classification import auroc
+from synthmed.metrics.statistics import auroc
 from synthmed.phantoms.cup_to_disc import measure_cup_to_disc
 
 

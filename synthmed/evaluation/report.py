@@ -12,11 +12,12 @@ import numpy as np
 from synthmed.data.images import encode_image
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.evaluation.overlap import draw_overlap
-from synthmed.evaluation.pictures import Curve, Score, draw_scores, draw_sizes, draw_spectra
+from synthmed.evaluation.pictures import Score, draw_scores, draw_sizes, draw_spectra
 from synthmed.evaluation.results import score_title
-from synthmed.evaluation.scores import ALL, Featured
+from synthmed.evaluation.scores import ALL, Curve, Featured
 from synthmed.evaluation.sheets import draw_examples
 from synthmed.files.atomic import write_bytes
+from synthmed.metrics.feature_arrays import Floats
 from synthmed.metrics.scores import SCORES
 from synthmed.plots import write_figure
 
@@ -54,13 +55,9 @@ def write_score_pictures(output: Path, features: str, results: Json, real: Featu
             bars.append(Score(score_title(name, features), score.better, found, mine[0]["floor"]["mean"]))
     if bars:
         write_figure(picture_path(output, "scores", features), draw_scores(bars))
-    curves = {
-        row["generated"]: Curve(row["sizes"], row["mean"], row["low"], row["high"])
-        for row in results["curves"]
-        if row["features"] == features
-    }
-    if curves:
-        figure = draw_sizes(curves, score=score_title("fid", features), better="lower")
+    mine = [row for row in results["curves"] if row["features"] == features]
+    if curves := [Curve(**{name: row[name] for name in row if name != "features"}) for row in mine]:
+        figure = draw_sizes(curves, score=score_title("fid", features))
         write_figure(picture_path(output, "sizes", features), figure)
 
 
@@ -70,8 +67,8 @@ def write_spectra(output: Path, artefacts: Mapping[str, Json]) -> None:
     if not spectra:
         return
 
-    def power(decibels: list[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        values: np.ndarray[Any, np.dtype[np.float64]] = 10 ** (np.asarray(decibels)[1:] / 10)
+    def power(decibels: list[float]) -> Floats:
+        values: Floats = 10 ** (np.asarray(decibels)[1:] / 10)
         return values
 
     # Frequency zero, the mean grey value, is left out: the axes are logarithmic.

@@ -10,11 +10,12 @@ from typing import Any
 
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
-from synthmed.evaluation.scores import ALL, DifferenceRow, DiversityRow, KidRow, ScoreRow
+from synthmed.evaluation.scores import ALL, Curve, DifferenceRow, DiversityRow, KidRow, ScoreRow
 from synthmed.features.extractor import FeatureExtractor
 from synthmed.files.content import read_json
 from synthmed.files.outputs import differences
 from synthmed.metrics.scores import SCORES
+from synthmed.metrics.statistics import format_spread
 
 RESULTS_FILE = "results.json"
 # To be raised when a score is computed in another way, so that older results are not compared with newer ones.
@@ -39,12 +40,7 @@ def describe_set(images: ImageSet) -> Json:
 
 def describe_extractor(extractor: FeatureExtractor) -> Json:
     """Return what results say of an extractor."""
-    return {
-        "num_features": extractor.num_features,
-        "weights_sha256": extractor.weights_sha256,
-        "resize": extractor.resize,
-        "fingerprint": extractor.fingerprint,
-    }
+    return {name: getattr(extractor, name) for name in ("num_features", "weights_sha256", "resize", "fingerprint")}
 
 
 def conditions(real: Json, generated: Sequence[Json], extractors: Mapping[str, Json]) -> Json:
@@ -59,27 +55,12 @@ def conditions(real: Json, generated: Sequence[Json], extractors: Mapping[str, J
     }
 
 
-def score_values(features: str, row: ScoreRow) -> Json:
-    """Return a score as a flat JSON object, with its floor inside."""
-    interval = asdict(row.interval)
-    named = {name: getattr(row, name) for name in ("generated", "label", "score", "num_real", "num_generated")}
-    return {"features": features, **named, **interval, "floor": asdict(row.floor)}
-
-
-def kid_values(features: str, row: KidRow) -> Json:
-    """Return a kernel distance over subsets as a flat JSON object."""
-    return {"features": features, "generated": row.generated, "label": row.label, **asdict(row.kid)}
-
-
-def difference_values(features: str, row: DifferenceRow) -> Json:
-    """Return the difference of two generated sets as a flat JSON object."""
-    named = {name: getattr(row, name) for name in ("score", "first", "second")}
-    return {"features": features, **named, **asdict(row.test)}
-
-
-def diversity_values(row: DiversityRow) -> Json:
-    """Return how alike the images of a class are as a flat JSON object."""
-    return {"images": row.images, "label": row.label, **asdict(row.similarity)}
+def row_values(row: ScoreRow | KidRow | DifferenceRow | DiversityRow | Curve, **more: str) -> Json:
+    """Return a row of scores as a flat JSON object: `more`, its own fields, and those of its measurement."""
+    found: Json = {**more}
+    for name, value in asdict(row).items():
+        found |= value if name in ("interval", "kid", "test", "similarity") else {name: value}
+    return found
 
 
 def read_baseline(path: Path, results: Json) -> Json:
@@ -151,13 +132,7 @@ def difference_table(results: Json) -> list[tuple[object, ...]]:
 def diversity_table(results: Json) -> list[tuple[object, ...]]:
     """Return a row for each set and class."""
     return [
-        (
-            row["images"],
-            row["label"],
-            f"{row['mean']:.3f}" + ("" if row["std"] is None else f" ± {row['std']:.3f}"),
-            row["num_pairs"],
-            row["num_scales"],
-        )
+        (row["images"], row["label"], format_spread(row["mean"], row["std"]), row["num_pairs"], row["num_scales"])
         for row in results["diversity"]
     ]
 
@@ -179,7 +154,10 @@ def label_table(results: Json) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     for scores in (report["held_out"], *report["generated"]):
         ratios = report["cup_to_disc"].get(scores["name"], {"rows": ()})["rows"]
-        measured = {row["label"]: _format_ratio(row) for row in ratios}
+        measured = {
+            row["label"]: "not found" if row["mean"] is None else format_spread(row["mean"], row["std"])
+            for row in ratios
+        }
         for found in ({**scores, "label": ALL}, *scores["classes"]):
             rows.append(
                 (
@@ -218,12 +196,6 @@ def _format_share(share: Json) -> str:
     return f"{share['value']:.1%} ({share['low']:.1%} to {share['high']:.1%})"
 
 
-def _format_ratio(row: Json) -> str:
-    if row["mean"] is None:
-        return "not found"
-    return f"{row['mean']:.3f}" + ("" if row["std"] is None else f" ± {row['std']:.3f}")
-
-
 def format_score(value: float) -> str:
     """Return a score with three significant digits, so that KID's thousandths and FID's hundreds are both read."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
@@ -239,10 +211,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[[Json], list[tuple[object, ...
     "differences": (("features", "score", "first", "second", "first - second", "p"), difference_table),
     "diversity": (("images", "class", "MS-SSIM between pairs", "pairs", "scales"), diversity_table),
     "copies": (("images", "suspects", "of", "expected", "p", "authenticity", "C_T"), copies_table),
-    "labels": (
-        ("images", "class", "agreement", "probability of the label", "AUROC", "cup-to-disc ratio"),
-        label_table,
-    ),
+    "labels": (("images", "class", "agreement", "probability of the label", "AUROC", "cup-to-disc ratio"), label_table),
     "artefacts": (("images", "grid pattern", "no disc", "several discs", "near-duplicate pairs"), artefact_table),
 }
 """By part of the results: columns, and the function that makes the rows."""

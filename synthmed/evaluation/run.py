@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import synthmed
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import UsageError
 from synthmed.evaluation import checks, report
@@ -27,11 +26,12 @@ from synthmed.evaluation.scores import (
     score_rows,
 )
 from synthmed.evaluation.sets import compared_sets, open_sets
-from synthmed.features.extractor import FeatureExtractor, open_extractor
+from synthmed.features.extractor import Extractor, FeatureExtractor, open_extractor
 from synthmed.files.atomic import write_json
 from synthmed.files.content import hash_json
 from synthmed.metrics.scores import SCORES
 from synthmed.runtime import device as devices
+from synthmed.runtime import version
 from synthmed.runtime.processes import Processes, join_processes
 from synthmed.runtime.progress import log, progress
 
@@ -61,7 +61,7 @@ class Evaluation:
         self.sets = open_sets(request)
         self.real, self.generated = compared_sets(self.sets, balanced=self.config.balanced, seed=self.config.seed)
 
-    def featured(self, images: ImageSet, extractor: FeatureExtractor | MirroredExtractor) -> Featured:
+    def featured(self, images: ImageSet, extractor: Extractor) -> Featured:
         """Return a set with its features, from the cache if they are there."""
         found = features(
             images,
@@ -136,7 +136,7 @@ def _describe(evaluation: Evaluation) -> Json:
     generated = [values.describe_set(images) for images in evaluation.generated]
     extractors = {name: values.describe_extractor(found) for name, found in evaluation.extractors.items()}
     return {
-        "synthmed_version": synthmed.__version__,
+        "synthmed_version": version.__version__,
         "settings": dataclasses.asdict(evaluation.config),
         "real": real,
         "generated": generated,
@@ -199,14 +199,14 @@ def _scores(evaluation: Evaluation, found: dict[str, _Found]) -> Json:
             log(what)
             with progress(what, num_score_rows(one.images), "scores") as advance:
                 for row in score_rows(real, one, seed):
-                    scores["scores"].append(values.score_values(name, row))
+                    scores["scores"].append(values.row_values(row, features=name))
                     advance(1)
-            scores["kid_subsets"] += [values.kid_values(name, row) for row in kid_rows(real, one, seed)]
-            scores["curves"].append({"features": name, **dataclasses.asdict(frechet_curve(real, one, seed))})
+            scores["kid_subsets"] += [values.row_values(row, features=name) for row in kid_rows(real, one, seed)]
+            scores["curves"].append(values.row_values(frechet_curve(real, one, seed), features=name))
         with progress("permutation tests", comb(len(generated), 2) * len(SCORES), "scores") as advance:
             for difference in difference_rows(real, generated, seed):
-                scores["differences"].append(values.difference_values(name, difference))
+                scores["differences"].append(values.row_values(difference, features=name))
                 advance(1)
     for images in (evaluation.real, *evaluation.generated):
-        scores["diversity"] += [values.diversity_values(row) for row in diversity_rows(images, seed)]
+        scores["diversity"] += [values.row_values(row) for row in diversity_rows(images, seed)]
     return scores

@@ -39,10 +39,8 @@ class Featured:
         row_of_key = {key: row for row, key in enumerate(self.images.keys)}
         return Featured(images, self.features[[row_of_key[key] for key in images.keys]])
 
-    def of_class(self, label: int | None) -> Featured:
-        """Return the part of one class; `None` is the whole."""
-        if label is None:
-            return self
+    def of_class(self, label: int) -> Featured:
+        """Return the part of one class."""
         members = np.flatnonzero(self.images.labels == label)
         return Featured(self.images.subset(members), self.features[members])
 
@@ -109,7 +107,8 @@ def score_rows(real: Featured, generated: Featured, seed: int) -> Iterator[Score
     """
     for name, reference, candidate in _parts(real, generated):
         for family, masked in FAMILIES.items():
-            if min(_fewest(reference), _fewest(candidate)) < MINIMUM[family]:
+            # Half of the images is the smallest part that intervals and floors are computed from.
+            if min(len(reference.images), len(candidate.images)) // 2 < MINIMUM[family]:
                 continue
             intervals = jackknife_intervals(
                 masked,
@@ -201,8 +200,3 @@ def _parts(real: Featured, generated: Featured) -> Iterator[tuple[str, Featured,
     if len(real.images.classes) > 1:
         for label, name in enumerate(real.images.classes):
             yield name, real.of_class(label), generated.of_class(label)
-
-
-def _fewest(part: Featured) -> int:
-    """Return how many images are left in the smallest part that intervals and floors are computed from."""
-    return len(part.images) // 2

@@ -63,11 +63,9 @@ def draw_examples(*, real: ImageSet, generated: Mapping[str, ImageSet], count: i
 
 
 def stack_rows(rows: Mapping[str, ImageArray], count: int) -> ImageArray:
-    """Return a sheet of titled rows of images, all with room for `count`; small images are enlarged.
+    """Return a sheet of rows of images with titles, all with room for `count`; small images are enlarged.
 
-    Args:
-        rows: Title -> [n, H, W, 3] uint8, of one size, n <= count.
-        count: Images in a row.
+    A row is [n, H, W, 3] uint8, n <= count, and all are of one size.
     """
     height, width = next(iter(rows.values())).shape[1:3]
     scale = max(1, -(-MIN_SIDE // min(height, width)))

@@ -16,22 +16,15 @@ from synthmed.errors import UsageError, nearest
 NAMES = ("inception", "radiomic", "timm:MODEL")
 
 
-class FeatureExtractor(Protocol):
-    """A function from images to features, and what determines it.
-
-    Attributes:
-        name: As `open_extractor` takes it.
-        num_features: D.
-        weights_sha256: Of the file with its weights; `None` where it has none.
-        resize: How images of other sizes are brought to its own, as results state it.
-        fingerprint: Hex SHA-256 over everything that determines the features; the key of the cache.
-    """
+class Extractor(Protocol):
+    """A function from images to features, and what determines it."""
 
     name: str
+    """As `open_extractor` takes it."""
     num_features: int
-    weights_sha256: str | None
-    resize: str
+    """D."""
     fingerprint: str
+    """Hex SHA-256 over everything that determines the features; the key of the cache."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return features [N, D] float32 on the CPU; a row depends on its image alone, to rounding.
@@ -40,6 +33,15 @@ class FeatureExtractor(Protocol):
             images: [N, 3, H, W] uint8 on any device. One batch: the caller bounds N, and so the memory.
         """
         ...
+
+
+class FeatureExtractor(Extractor, Protocol):
+    """An extractor with what results state of it."""
+
+    weights_sha256: str | None
+    """Of the file with its weights; `None` where it has none."""
+    resize: str
+    """How images of other sizes are brought to its own."""
 
 
 def open_extractor(

@@ -47,7 +47,8 @@ class InceptionExtractor:
         with torch.device("meta"):
             network = _Network()
         check_weights(weights, "torch-fidelity's Inception", tensors, network.state_dict(), HOW_TO_GET)
-        network.load_state_dict({key: _as_float32(tensor) for key, tensor in tensors.items()}, assign=True)
+        floats = {key: tensor.float() for key, tensor in tensors.items() if tensor.is_floating_point()}
+        network.load_state_dict({**tensors, **floats}, assign=True)
         self._network = network.to(device).eval().requires_grad_(False)
         self._device = device
         sha256 = hash_file(weights)
@@ -102,7 +103,3 @@ class _Network(FeatureExtractorInceptionV3):  # type: ignore[misc]
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load weights, unless there are none: so calls the constructor."""
         return super().load_state_dict(state_dict, strict, assign) if state_dict else None
-
-
-def _as_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor

@@ -7,7 +7,6 @@ a Gaussian of vanishing spread would: no feature divides by nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -83,7 +82,7 @@ def first_order(plane: Tensor, name: str) -> Features:
     }
 
 
-def colour_correlations(images: Tensor, pairs: Sequence[tuple[int, int]] = ((0, 1), (0, 2), (1, 2))) -> Features:
+def colour_correlations(images: Tensor) -> Features:
     """Return Pearson's correlation of pairs of channels of images [N, 3, H, W]; 1 where an image is grey."""
     values = images.flatten(2).double() / 255
     values = values - values.mean(dim=2, keepdim=True)
@@ -91,7 +90,7 @@ def colour_correlations(images: Tensor, pairs: Sequence[tuple[int, int]] = ((0, 
     return {
         f"colour.{'rgb'[a]}{'rgb'[b]}.correlation": covariance[:, a, b]
         / (covariance[:, a, a] * covariance[:, b, b]).sqrt()
-        for a, b in pairs
+        for a, b in ((0, 1), (0, 2), (1, 2))
     }
 
 

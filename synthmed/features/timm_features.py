@@ -51,11 +51,11 @@ class TimmExtractor:
         channels, height, width = facts["input_size"]
         if channels != 3:
             raise UsageError(f"{model} takes images of {channels} channels", "choose a network for colour images")
-        self._size, self._filter = (height, width), facts["interpolation"]
-        if self._filter not in FILTERS:
-            self._filter = "bicubic"
-        mean, std = (torch.tensor(facts[key], device=device).view(1, 3, 1, 1) * 255 for key in ("mean", "std"))
-        self._mean, self._std = mean, std
+        self._size = (height, width)
+        self._filter = facts["interpolation"] if facts["interpolation"] in FILTERS else "bicubic"
+        self._mean, self._std = (
+            torch.tensor(facts[key], device=device).view(1, 3, 1, 1) * 255 for key in ("mean", "std")
+        )
         self.resize = f"{height} x {width}, {self._filter} with antialiasing, whole image"
         self.num_features = self._count_features(model)
         self.weights_sha256: str | None = hash_file(weights)

@@ -128,7 +128,7 @@ class _Image:
 
 
 def parse_header(
-    table: Mapping[str, Any], build: type[Build], sampling: type[Sampling], where: str
+    table: Mapping[str, Any], build: type[Build], sampling: type[Sampling], path: Path
 ) -> Header[Build, Sampling]:
     """Return a header from its table, with what a family says of its models as that family's own types.
 
@@ -136,20 +136,20 @@ def parse_header(
         CheckpointError: The table is not a header, or its parts do not go together.
     """
     try:
-        plain = from_dict(_Table, table, where)
+        plain = from_dict(_Table, table, path.name)
         sides = plain.image.height, plain.image.width
         return Header(
-            build=from_dict(build, plain.build, f"{where}: build"),
+            build=from_dict(build, plain.build, f"{path.name}: build"),
             family=plain.family,
             kind=plain.kind,
             dataset=plain.dataset,
             classes=Classes(plain.labels.names, plain.labels.aliases, plain.labels.positive),
             size=sides[0] if sides[0] == sides[1] else sides,
-            sampling=None if plain.sampling is None else from_dict(sampling, plain.sampling, f"{where}: sampling"),
+            sampling=None if plain.sampling is None else from_dict(sampling, plain.sampling, f"{path.name}: sampling"),
             training=plain.training,
         )
     except (RecipeError, DataError, TypeError) as error:
-        raise CheckpointError(f"the configuration in {where} is not valid: {error}") from error
+        raise CheckpointError(f"the configuration in {path} is not valid: {error}") from error
 
 
 def with_training(header: Header[Build, Sampling], **facts: Any) -> Header[Build, Sampling]:

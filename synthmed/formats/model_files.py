@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthmed import __version__
 from synthmed.config.tables import to_dict
 from synthmed.errors import CheckpointError
 from synthmed.files.atomic import atomic_file
 from synthmed.files.content import hash_file, hash_json
 from synthmed.formats.diffusers_files import AutoencoderKLConfig, read_config_beside, with_present_names
 from synthmed.formats.headers import Header, table_of_diffusers, table_of_version_1
+from synthmed.runtime import version
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ def save_model(path: Path, header: Header[Any, Any], tensors: Mapping[str, Tenso
         tensors: Under the family's names.
         half: Store floats in half precision; they are computed with in single precision all the same.
     """
-    stored = {"format_version": FORMAT_VERSION, "synthmed_version": __version__, "header": header.as_table()}
+    stored = {"format_version": FORMAT_VERSION, "synthmed_version": version.__version__, "header": header.as_table()}
     write_tensors(path, tensors, {"synthmed": json.dumps(stored, sort_keys=True)}, half=half)
 
 
@@ -170,7 +170,6 @@ def count_parameters(path: Path) -> dict[str, int]:
     """
     counts: dict[str, int] = {}
     header = _read_header(path)
-    # As `load_tensors` names them.
     prefix = AUTOENCODER_PREFIX if _foreign_config(path, header) else ""
     try:
         for name, entry in header.items():

@@ -29,7 +29,7 @@ def read_header(path: Path) -> Header[Any, Any]:
         raise CheckpointError(
             f"{path} holds a model of the family {str(table['family'])[:60]!r}", nearest(table["family"], FAMILIES)
         )
-    return parse_header(table, family.build, family.settings, path.name)
+    return parse_header(table, family.build, family.settings, path)
 
 
 def load_generator(path: Path | str, device: Any = "cpu") -> Generator:

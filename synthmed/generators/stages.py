@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from synthmed import __version__
 from synthmed.data.shards.read import ShardFolder, open_folder
 from synthmed.errors import CheckpointError, DataError
 from synthmed.files.atomic import write_json
@@ -18,6 +17,7 @@ from synthmed.formats.diffusers_files import find_weights
 from synthmed.generators.families import FAMILIES
 from synthmed.generators.family import Recipe, Stage, StageContext, StageRequest
 from synthmed.runtime import device as devices
+from synthmed.runtime import version
 from synthmed.runtime.processes import Processes, join_processes
 from synthmed.runtime.progress import log
 from synthmed.runtime.seeds import derive_seed
@@ -127,7 +127,7 @@ def _claim(folder: Path, stage: Stage, context: StageContext, settings: Mapping[
         }
         longer = (stage.name,) if _only_longer(folder / CONFIG_NAME, config, stage) else ()
         open_output(folder, config, name=CONFIG_NAME, overwrite=request.overwrite, may_differ=longer)
-        write_json(folder / "version.json", {"synthmed_version": __version__})
+        write_json(folder / "version.json", {"synthmed_version": version.__version__})
     context.processes.wait()
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from synthmed.errors import DataError
-from synthmed.metrics.reconstruction import ms_ssim, num_scales
+from synthmed.metrics.reconstruction import MS_SSIM_WINDOW, ms_ssim, num_scales
+from synthmed.metrics.statistics import summarise
 
 MAX_PAIRS = 1000
 BATCH = 32
@@ -73,15 +74,9 @@ def pair_similarity(
     values, scales = [], 0
     for start in range(0, len(pairs), batch):
         first, second = (load(column.tolist()) for column in pairs[start : start + batch].T)
-        scales = _num_scales(first)
+        if (side := min(first.shape[2:])) < MS_SSIM_WINDOW:
+            raise DataError(f"images of {side} pixels are too small for MS-SSIM", "at least 11 are needed")
+        scales = num_scales(side)
         values.append(ms_ssim(first.float() / 255, second.float() / 255).cpu().double().numpy())
-    found = np.concatenate(values)
-    spread = float(found.std(ddof=1)) if len(found) > 1 else None
-    return PairSimilarity(float(found.mean()), spread, len(found), scales)
-
-
-def _num_scales(images: Tensor) -> int:
-    side = min(images.shape[2:])
-    if side < 11:
-        raise DataError(f"images of {side} pixels are too small for MS-SSIM", "at least 11 are needed")
-    return num_scales(side)
+    summary = summarise(np.concatenate(values))
+    return PairSimilarity(summary.mean, summary.std, len(pairs), scales)

@@ -15,74 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from synthmed.metrics.feature_arrays import Features, Floats, Masks, check_features, check_masks, check_pair
-
-
-class FeatureStatistics:
-    """Count, mean and covariance of features that come in batches, on one process or on several.
-
-    Batches are joined by their deviations from their own means (Chan, Golub and LeVeque 1983, equation 2.1), which
-    loses no digits where the mean is large beside the spread, as E[x^2] - E[x]^2 does.
-
-    Attributes:
-        count: Number of images so far.
-        mean: [D] float64.
-        scatter: [D, D] float64, sum over images of the outer products of their deviations from the mean.
-    """
-
-    def __init__(self, num_features: int) -> None:
-        self.count = 0
-        self.mean: Floats = np.zeros(num_features)
-        self.scatter: Floats = np.zeros((num_features, num_features))
-
-    @classmethod
-    def of(cls, features: ArrayLike) -> FeatureStatistics:
-        """Return the statistics of features [N, D] that are there all at once."""
-        array = check_features(features, "given")
-        statistics = cls(array.shape[1])
-        # In blocks, so that no second copy of all features in float64 has to stand in memory.
-        for start in range(0, len(array), 4096):
-            statistics.add(array[start : start + 4096])
-        return statistics
-
-    def add(self, features: ArrayLike) -> None:
-        """Take in a batch [N, D]."""
-        array = check_features(features, "given", minimum=0).astype(np.float64)
-        if len(array):
-            mean = array.mean(axis=0)
-            array -= mean
-            self._join(len(array), mean, array.T @ array)
-
-    def merge(self, other: FeatureStatistics) -> None:
-        """Take in what another process has counted, as if its batches had been added here."""
-        if other.count:
-            self._join(other.count, other.mean, other.scatter)
-
-    def _join(self, count: int, mean: Floats, scatter: Floats) -> None:
-        total = self.count + count
-        step = mean - self.mean
-        self.scatter += scatter
-        self.scatter += np.outer(step, step * (self.count * count / total))
-        self.mean = self.mean + step * (count / total)
-        self.count = total
-
-    @property
-    def covariance(self) -> Floats:
-        """The unbiased covariance [D, D], divided by N - 1."""
-        assert self.count > 1, "the covariance of fewer than two images"
-        return self.scatter / (self.count - 1)
-
-
-def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
-    """Return the Fréchet distance of two sets from their statistics; the order does not matter."""
-    return _distance(_Moments.of_statistics(a), _Moments.of_statistics(b))
-
-
-def frechet_distance_of_features(real: ArrayLike, generated: ArrayLike) -> float:
-    """Return the Fréchet distance of two sets of features [N, D], at least two of each; the order does not matter."""
-    first, second = check_pair(real, generated, minimum=2)
-    masks = (np.ones((1, len(side)), dtype=bool) for side in (first, second))
-    return float(frechet_distances(first, second, *masks)[0])
+from synthmed.metrics.feature_arrays import Features, Floats, Masks, check_masks, check_pair
 
 
 def frechet_distances(real: ArrayLike, generated: ArrayLike, real_masks: Masks, generated_masks: Masks) -> Floats:
@@ -113,11 +46,6 @@ class _Moments:
     covariance: Floats | None = None
     """[D, D]"""
     root: torch.Tensor | None = None
-
-    @classmethod
-    def of_statistics(cls, statistics: FeatureStatistics) -> _Moments:
-        covariance = statistics.covariance
-        return cls(statistics.count, statistics.mean, float(np.trace(covariance)), covariance=covariance)
 
     def covariance_matrix(self) -> torch.Tensor:
         assert self.covariance is not None

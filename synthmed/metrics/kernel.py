@@ -45,7 +45,6 @@ def kid(
     *,
     num_subsets: int = NUM_SUBSETS,
     subset_size: int | None = None,
-    block: int = BLOCK,
 ) -> Kid:
     """Return the kernel distance, as mean and spread over random subsets and from all images.
 
@@ -56,7 +55,6 @@ def kid(
         num_subsets: How many subsets.
         subset_size: Images of each side in a subset; `None` takes 1000 as published where both sets hold more, else
             half of the smaller set, because equal subsets would say nothing of the spread.
-        block: Rows of the kernel made at a time.
 
     Raises:
         DataError: Fewer than four images on a side (two, with `subset_size` given), or unlike features.
@@ -69,16 +67,9 @@ def kid(
         real_masks[row, generator.choice(len(first), size, replace=False)] = True
         generated_masks[row, generator.choice(len(second), size, replace=False)] = True
     real_masks[-1], generated_masks[-1] = True, True
-    values = kernel_distances(first, second, real_masks, generated_masks, block=block)
+    values = kernel_distances(first, second, real_masks, generated_masks)
     subsets = values[:-1]
     return Kid(float(subsets.mean()), float(subsets.std()), num_subsets, size, float(values[-1]))
-
-
-def kernel_distance(real: ArrayLike, generated: ArrayLike) -> float:
-    """Return the unbiased kernel distance of all images, at least two of each; the order does not matter."""
-    first, second = check_pair(real, generated, minimum=2)
-    masks = (np.ones((1, len(side)), dtype=bool) for side in (first, second))
-    return float(kernel_distances(first, second, *masks)[0])
 
 
 def kernel_distances(

@@ -13,47 +13,16 @@ All four need the distances of the same pairs, which are made once, in blocks, f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import ceil, sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from synthmed.metrics.feature_arrays import Features, Floats, Masks, check_masks, check_pair, keep_all
+from synthmed.metrics.feature_arrays import Features, Floats, Masks, check_masks, check_pair
 from synthmed.metrics.neighbours import BLOCK, blocks_of_distances, nearest, rounding_error
 
 PRECISION_K = 3
 DENSITY_K = 5
-
-
-@dataclass(frozen=True)
-class ManifoldScores:
-    """How much of one set lies among the other; all but density in [0, 1]."""
-
-    precision: float
-    recall: float
-    density: float
-    """About 1 for images from the real distribution; more where they crowd into its densest parts."""
-    coverage: float
-
-
-def manifold_scores(
-    *, real: ArrayLike, generated: ArrayLike, precision_k: int = PRECISION_K, density_k: int = DENSITY_K
-) -> ManifoldScores:
-    """Return precision, recall, density and coverage of generated features [N_g, D] against real ones [N_r, D].
-
-    Raises:
-        DataError: No more images on a side than neighbours, or unlike features.
-    """
-    values = manifold_scores_of_masks(
-        real=real,
-        generated=generated,
-        real_masks=keep_all(real),
-        generated_masks=keep_all(generated),
-        precision_k=precision_k,
-        density_k=density_k,
-    )
-    return ManifoldScores(**{name: float(column[0]) for name, column in values.items()})
 
 
 def manifold_scores_of_masks(
@@ -66,7 +35,10 @@ def manifold_scores_of_masks(
     density_k: int = DENSITY_K,
     block: int = BLOCK,
 ) -> dict[str, Floats]:
-    """Return the four scores under each pair of masks, each [R], by the names of `ManifoldScores`.
+    """Return the four scores under each pair of masks, each [R]: precision, recall, density, coverage.
+
+    All but density lie in [0, 1]; density is about 1 for images from the real distribution, and more where they crowd
+    into its densest parts.
 
     Args:
         real: [N_r, D].

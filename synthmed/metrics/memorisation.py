@@ -33,14 +33,10 @@ class DataCopying:
 
 
 def authenticity(*, training: ArrayLike, generated: ArrayLike) -> float:
-    """Return the share of generated images that are not too near a training image.
+    """Return the share of generated images [M, D] that are not too near a training image [N, D], N >= 2.
 
     Such an image is farther from its nearest training image than that one is from its own nearest training image
     (Alaa et al. 2022, "How faithful is your synthetic data?").
-
-    Args:
-        training: [N, D], N >= 2.
-        generated: [M, D].
 
     Raises:
         DataError: Too few images, unlike or non-finite features.
@@ -60,32 +56,23 @@ def copying_z(*, held_out: ArrayLike, generated: ArrayLike) -> float:
 
     The Mann-Whitney U of the two sets of distances, ties counting one half, less its mean under the hypothesis that
     they are alike, over its deviation (Meehan, Chaudhuri & Dasgupta 2020, "A non-parametric test to detect data-copying
-    in generative models"): Z_U = (U - mn / 2) / sqrt(mn (m + n + 1) / 12).
-
-    Args:
-        held_out: [H] distances of held-out real images to their nearest training images.
-        generated: [M] distances of generated images to theirs.
+    in generative models"): Z_U = (U - mn / 2) / sqrt(mn (m + n + 1) / 12). Held-out [H] and
+    generated [M] are distances of such images to their nearest training images.
     """
-    expected, found = np.sort(np.asarray(held_out, dtype=np.float64)), np.asarray(generated, dtype=np.float64)
-    n, m = len(expected), len(found)
-    below, up_to = np.searchsorted(expected, found, "left"), np.searchsorted(expected, found, "right")
-    u = float((below + up_to).sum()) / 2
+    from scipy.stats import mannwhitneyu
+
+    n, m = len(np.asarray(held_out)), len(np.asarray(generated))
+    u = float(mannwhitneyu(generated, held_out, method="asymptotic").statistic)
     return (u - m * n / 2) / float(np.sqrt(m * n * (m + n + 1) / 12))
 
 
 def data_copying(
-    *,
-    training: ArrayLike,
-    held_out: ArrayLike,
-    generated: ArrayLike,
-    num_cells: int,
-    generator: np.random.Generator,
-    min_cell: int = MIN_CELL,
+    *, training: ArrayLike, held_out: ArrayLike, generated: ArrayLike, num_cells: int, generator: np.random.Generator
 ) -> DataCopying:
     """Return C_T: the Z_U of `copying_z` in each cell of the feature space, averaged (Meehan et al. 2020).
 
     The cells are those of k-means of the training images; distances are to training images of the same cell. Cells
-    weigh by their share of the held-out images, and those with fewer than `min_cell` generated images do not count.
+    weigh by their share of the held-out images, and those with fewer than MIN_CELL generated images do not count.
 
     Args:
         training: [N, D].
@@ -93,7 +80,6 @@ def data_copying(
         generated: [M, D].
         num_cells: 1 compares all images at once.
         generator: Draws the first centres.
-        min_cell: Fewest generated images of a cell that counts.
 
     Raises:
         DataError: Too few images, unlike or non-finite features.
@@ -105,8 +91,11 @@ def data_copying(
     scores: list[float | None] = []
     for cell in range(num_cells):
         inside, others, made = references[own == cell], real[expected == cell], samples[found == cell]
-        enough = len(inside) and len(others) and len(made) >= min_cell
-        scores.append(_cell_score(inside, others, made) if enough else None)
+        if len(inside) and len(others) and len(made) >= MIN_CELL:
+            near, far = (nearest(part, inside, 1)[0][:, 0] for part in (others, made))
+            scores.append(copying_z(held_out=near, generated=far))
+        else:
+            scores.append(None)
     shares = (np.bincount(expected, minlength=num_cells) / len(real)).tolist()
     counted = [(score, share) for score, share in zip(scores, shares, strict=True) if score is not None]
     weight = sum(share for _, share in counted)
@@ -114,21 +103,11 @@ def data_copying(
     return DataCopying(c_t, tuple(scores), tuple(shares))
 
 
-def _cell_score(training: Features, held_out: Features, generated: Features) -> float:
-    """Return the Z_U of one cell from the features of the images in it."""
-    expected, found = (nearest(part, training, 1)[0][:, 0] for part in (held_out, generated))
-    return copying_z(held_out=expected, generated=found)
-
-
 def conformal_ranks(scores: ArrayLike, held_out: ArrayLike) -> Numbers:
-    """Return the rank of each score among those of held-out images, from the lowest, as [M] in 1..H + 1.
+    """Return the rank of each score [M] among those of held-out images [H], from the lowest, as [M] in 1..H + 1.
 
     Divided by H + 1 that is a p-value for the image being one more held-out image (Vovk, Gammerman & Shafer 2005,
-    "Algorithmic Learning in a Random World"): ties count against the suspicion.
-
-    Args:
-        scores: [M], the lower the more suspicious.
-        held_out: [H].
+    "Algorithmic Learning in a Random World"): the lower the more suspicious; ties count against the suspicion.
     """
     ranks: Numbers = 1 + np.searchsorted(np.sort(np.asarray(held_out)), np.asarray(scores), "right").astype(np.int64)
     return ranks

@@ -28,8 +28,7 @@ def num_scales(size: int) -> int:
 
     torchmetrics wants the window to fit (scales - 1)^2 times into the side.
     """
-    fitting = [scales for scales in range(2, 6) if size // (scales - 1) ** 2 >= MS_SSIM_WINDOW]
-    return max(fitting)
+    return max(scales for scales in range(2, 6) if size // (scales - 1) ** 2 >= MS_SSIM_WINDOW)
 
 
 def ms_ssim(images: Tensor, targets: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from synthmed.metrics.feature_arrays import Features, Floats, MaskedScores, Masks, keep_all
+from synthmed.metrics.feature_arrays import Features, Floats, MaskedScores, Masks
 from synthmed.metrics.frechet import frechet_distances
 from synthmed.metrics.kernel import kernel_distances
 from synthmed.metrics.manifold import DENSITY_K, PRECISION_K, manifold_scores_of_masks
@@ -37,46 +37,29 @@ MINIMUM = {"frechet": 2, "kernel": 2, "manifold": max(PRECISION_K, DENSITY_K) + 
 
 @dataclass(frozen=True)
 class Score:
-    """One score: what it is called, which way is better, and how to get it."""
+    """One score: what it is called, and which way is better."""
 
     name: str
     title: str
     """As tables show it; on other features than Inception's FID is called FD."""
     better: Literal["lower", "higher"]
-    family: str
     bounds: tuple[float, float]
     """Values that the score cannot pass."""
-
-    def __call__(self, *, real: Features, generated: Features) -> float:
-        """Return the score of generated [N_g, D] against real features [N_r, D]; nothing is drawn at random."""
-        return _values(self.family, real, generated)[self.name]
 
 
 SCORES: dict[str, Score] = {
     score.name: score
     for score in (
-        Score("fid", "FID", "lower", "frechet", (0, np.inf)),
+        Score("fid", "FID", "lower", (0, np.inf)),
         # The estimate from all images; `kernel.kid` gives mean and spread over subsets as published.
-        Score("kid", "KID", "lower", "kernel", (-np.inf, np.inf)),
-        Score("precision", "precision", "higher", "manifold", (0, 1)),
-        Score("recall", "recall", "higher", "manifold", (0, 1)),
-        Score("density", "density", "higher", "manifold", (0, np.inf)),
-        Score("coverage", "coverage", "higher", "manifold", (0, 1)),
+        Score("kid", "KID", "lower", (-np.inf, np.inf)),
+        Score("precision", "precision", "higher", (0, 1)),
+        Score("recall", "recall", "higher", (0, 1)),
+        Score("density", "density", "higher", (0, np.inf)),
+        Score("coverage", "coverage", "higher", (0, 1)),
     )
 }
 BOUNDS = {name: score.bounds for name, score in SCORES.items()}
-
-
-def all_scores(*, real: Features, generated: Features) -> dict[str, float]:
-    """Return every score of the table, each family computed once."""
-    return {name: value for family in FAMILIES for name, value in _values(family, real, generated).items()}
-
-
-def _values(family: str, real: Features, generated: Features) -> dict[str, float]:
-    values = FAMILIES[family](
-        real=real, generated=generated, real_masks=keep_all(real), generated_masks=keep_all(generated)
-    )
-    return {name: float(array[0]) for name, array in values.items()}
 
 
 def affordable_permutations(family: str, *, num_real: int, num_generated: int, num_features: int) -> int:

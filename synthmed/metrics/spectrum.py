@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
+from synthmed.metrics.feature_arrays import Floats
 
 CHANNELS = 3
 NUM_HALVES = 20
@@ -76,13 +76,10 @@ class SpectrumComparison:
 
 
 def log_spectra(images: ArrayLike) -> Floats:
-    """Return the log power spectrum of each image, summed over its three channels, in dB: [N, H, W].
+    """Return the log power spectra of images [N, 3, H, W], 0 to 255, summed over the channels, in dB: [N, H, W].
 
     A Hann window keeps the jump from one border to the other out of it. White noise of standard deviation 1 grey level
     in one channel has about 0 dB, and a wave of amplitude a in one channel has 20 log10(a) + 10 log10(H W / 9) dB.
-
-    Args:
-        images: [N, 3, H, W] in grey levels, 0 to 255.
     """
     values = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
     height, width = values.shape[2:]
@@ -126,7 +123,7 @@ def compare_spectra(
     real = np.average(blocks, axis=0, weights=weights)
     between_halves, half_size = _compare_halves(blocks, weights, generator)
     scatter = _smooth_scatter(between_halves)
-    looked_at = _frequencies(*made.shape)[2] * min(made.shape) >= LEAST_WAVES
+    looked_at = _frequencies(*made.shape) * min(made.shape) >= LEAST_WAVES
     # The largest z between halves, which differ by chance alone, over as many frequencies as are searched for peaks.
     largest = float((between_halves / scatter)[:, looked_at].max())
     least_z = max(LEAST_Z, MARGIN * largest)
@@ -135,9 +132,8 @@ def compare_spectra(
     z = excess / (scatter * np.sqrt(size / half_size))
     peaks = _find_peaks(made, excess, z, looked_at & (z > least_z) & (excess > LEAST_EXCESS_DB))
     radii, real_db = radial_mean(real)
-    return SpectrumComparison(
-        tuple(peaks[:MAX_PEAKS]), len(peaks), least_z, *map(_plain, (radii, real_db, radial_mean(made)[1]))
-    )
+    curves = (tuple(values.tolist()) for values in (radii, real_db, radial_mean(made)[1]))
+    return SpectrumComparison(tuple(peaks[:MAX_PEAKS]), len(peaks), least_z, *curves)
 
 
 def _compare_halves(blocks: Floats, weights: Floats, generator: np.random.Generator) -> tuple[Floats, float]:
@@ -154,13 +150,10 @@ def _compare_halves(blocks: Floats, weights: Floats, generator: np.random.Genera
 
 
 def isolated_excess(difference: Floats) -> Floats:
-    """Return by how much each frequency exceeds those around it: [H, W], in dB.
+    """Return by how much each frequency of a periodic difference [H, W] exceeds those around it: [H, W], in dB.
 
     The reference is the largest of three medians: of a square around it, of its row and of its column, all without
     the frequency itself and the next ones. So neither a slope nor a line along an axis stands out.
-
-    Args:
-        difference: [H, W] in dB, periodic.
     """
     steps = range(-NEIGHBOUR_REACH, NEIGHBOUR_REACH + 1)
     far = [step for step in steps if abs(step) > OWN_REACH]
@@ -173,7 +166,7 @@ def isolated_excess(difference: Floats) -> Floats:
 
 def radial_mean(spectrum: Floats) -> tuple[Floats, Floats]:
     """Return frequencies from 0 to 0.5 cycles a pixel and the mean of a spectrum [H, W] over the ring around each."""
-    radius = _frequencies(*spectrum.shape)[2]
+    radius = _frequencies(*spectrum.shape)
     count = min(spectrum.shape) // 2
     ring = np.rint(radius * 2 * count).astype(int)
     inside = ring <= count
@@ -181,10 +174,10 @@ def radial_mean(spectrum: Floats) -> tuple[Floats, Floats]:
     return np.arange(count + 1) / (2 * count), sums / np.bincount(ring[inside], minlength=count + 1)
 
 
-def _frequencies(height: int, width: int) -> tuple[Floats, Floats, Floats]:
-    """Return frequencies along columns, along rows and across the wave, each [H, W]."""
-    down, across = np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width), indexing="ij")
-    return down, across, np.hypot(down, across)
+def _frequencies(height: int, width: int) -> Floats:
+    """Return the frequency across the wave, [H, W]."""
+    result: Floats = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
+    return result
 
 
 def _smooth_scatter(between_halves: Floats) -> Floats:
@@ -218,7 +211,3 @@ def _find_peaks(made: Floats, excess: Floats, z: Floats, found: NDArray[np.bool_
         amplitude = sqrt(power * 9 / (CHANNELS * height * width * share))
         peaks.append(SpectrumPeak(x, y, 1 / hypot(x, y), amplitude, over, float(z[row, column])))
     return sorted(peaks, key=lambda peak: -peak.amplitude)
-
-
-def _plain(values: Floats) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)

@@ -1,4 +1,4 @@
-"""Statistics of scores: AUROC and its bootstrap intervals, resampled by patient.
+"""Statistics of scores: AUROC and balanced accuracy, and bootstrap intervals that resample patients.
 
 Pure functions of NumPy arrays; imports nothing of the package but errors. Shapes: N images, K classes, S repeated
 trainings ("seeds"), R resamples.
@@ -42,18 +42,17 @@ class Share:
     high: float
 
 
-def share_interval(count: int, images: int, *, units: int | None = None, level: float = LEVEL) -> Share:
-    """Return a share with its score interval (Wilson 1927), which also holds near 0 and 1.
+def share_interval(count: int, images: int, *, units: int | None = None) -> Share:
+    """Return a share with its score interval of 95 % (Wilson 1927), which also holds near 0 and 1.
 
     Args:
         count: Images with the property.
         images: All of them, at least 1.
         units: Independent ones among them, such as patients; `None`: all. The interval is that of so many, as if the
             images of a patient agreed wholly: never too narrow.
-        level: Of the interval.
     """
     share, trials = count / images, units or images
-    z = NormalDist().inv_cdf((1 + level) / 2)
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     reach = z * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
     # Rounding must not take the ends past what they stand beside.
@@ -84,14 +83,18 @@ def summarise(values: ArrayLike) -> Summary:
     return Summary(float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else None)
 
 
-def interval(resampled: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of a statistic's resampled values [R].
+def format_spread(mean: float, std: float | None) -> str:
+    """Return a mean and its spread, if there is one, as tables show them."""
+    return f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
+
+
+def interval(resampled: ArrayLike) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of 95 % of a statistic's resampled values [R].
 
     NaN marks a resample without a value, e.g. an AUROC where only one class was drawn; those do not count.
     """
-    array = np.asarray(resampled, dtype=np.float64)
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(array, (tail, 1 - tail))
+    tail = (1 - LEVEL) / 2
+    low, high = np.nanquantile(np.asarray(resampled, dtype=np.float64), (tail, 1 - tail))
     return float(low), float(high)
 
 
@@ -143,6 +146,29 @@ def _auroc_of_sorted(weights: Floats, positive: NDArray[np.bool_], starts: NDArr
     return result
 
 
+def auroc(probabilities: ArrayLike, labels: ArrayLike, positive: int) -> float:
+    """Return the area under the ROC curve by torchmetrics.
+
+    Args:
+        probabilities: [N, K].
+        labels: [N] int.
+        positive: Positive class of two; with more classes not used: the mean of one-against-rest AUROCs is taken.
+    """
+    import torch
+    from torchmetrics.functional.classification import binary_auroc, multiclass_auroc
+
+    scores, truth = torch.tensor(np.asarray(probabilities).copy()), torch.tensor(np.asarray(labels).copy())
+    if scores.shape[1] == 2:
+        return float(binary_auroc(scores[:, positive], (truth == positive).long()))
+    return float(multiclass_auroc(scores, truth, num_classes=scores.shape[1], average="macro"))
+
+
+def balanced_accuracy(probabilities: ArrayLike, labels: ArrayLike) -> float:
+    """Return the mean over classes of the share of their images for which the class is the likeliest."""
+    predicted, truth = np.asarray(probabilities).argmax(axis=1), np.asarray(labels)
+    return float(np.mean([(predicted[truth == label] == label).mean() for label in np.unique(truth)]))
+
+
 def bootstrap_auroc(probabilities: ArrayLike, labels: ArrayLike, positive: int, weights: ArrayLike) -> Floats:
     """Return the AUROC of each training under each resample of the test images: [S, R].
 
@@ -175,20 +201,17 @@ def roc_curve(scores: ArrayLike, positive: ArrayLike) -> tuple[Floats, Floats]:
     return np.r_[0, false_positives / (~is_positive).sum()], np.r_[0, true_positives / is_positive.sum()]
 
 
-def mean_roc_curve(
-    probabilities: ArrayLike, labels: ArrayLike, positive: int, points: int = 201
-) -> tuple[Floats, Floats]:
-    """Return the ROC curve averaged over trainings (and classes, if more than two) at equal false positive rates.
+def mean_roc_curve(probabilities: ArrayLike, labels: ArrayLike, positive: int) -> tuple[Floats, Floats]:
+    """Return the ROC curve averaged over trainings (and classes, if more than two) at 201 equal false positive rates.
 
     Args:
         probabilities: [S, N, K].
         labels: [N] int.
         positive: Positive class of two.
-        points: Number of false positive rates.
     """
     stacked, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     classes = [positive] if stacked.shape[2] == 2 else range(stacked.shape[2])
-    grid = np.linspace(0, 1, points)
+    grid = np.linspace(0, 1, 201)
     curves = [roc_curve(scores[:, label], truth == label) for scores in stacked for label in classes]
     mean = np.mean([np.interp(grid, *curve) for curve in curves], axis=0)
     return np.r_[0, grid], np.r_[0, mean]

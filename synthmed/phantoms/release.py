@@ -24,7 +24,7 @@ def phantom_release(num_images: int) -> Release:
         index, label = divmod(number, len(PHANTOM_FUNDUS.classes))
         key = f"phantom-{label}-{index:06d}"
         items.append(RawItem(None, key, key, label, key))
-    return Release(PHANTOM_FUNDUS, items)
+    return Release(PHANTOM_FUNDUS, items, draw=draw_item)
 
 
 def draw_item(item: RawItem, seed: int, size: int) -> tuple[ImageArray, dict[str, MetadataValue]]:

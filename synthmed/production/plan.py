@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import synthmed
 from synthmed.config.tables import to_dict
 from synthmed.data.shards.card import NOT_STATED, FolderInfo
 from synthmed.data.shards.plan import count_shards, interleave, shard_lengths
 from synthmed.errors import UsageError
 from synthmed.formats.headers import Header
 from synthmed.generators.family import Settings
+from synthmed.runtime import version
 
 if TYPE_CHECKING:
     from synthmed.data.images import ImageFormat
@@ -78,7 +78,7 @@ class GenerateConfig:
     def as_json(self) -> dict[str, Any]:
         """Return everything that the bytes of the shards depend on, and how the folder describes itself."""
         return {
-            "synthmed_version": synthmed.__version__,
+            "synthmed_version": version.__version__,
             "checkpoint_sha256": self.checkpoint_sha256,
             "counts": dict(zip(self.header.classes, self.counts, strict=True)),
             "shards": self.shards,
@@ -96,7 +96,7 @@ class GenerateConfig:
         """Return what the folder says about itself."""
         header, training = self.header, self.header.training
         how = (
-            f"Made by `synthmed generate` {synthmed.__version__} with the model of SHA-256 `{self.checkpoint_sha256}` "
+            f"Made by `synthmed generate` {version.__version__} with the model of SHA-256 `{self.checkpoint_sha256}` "
             f"({training.get('steps', '?')} steps on {training.get('images', '?')} images), seed {self.seed}, "
             f"{self.settings.describe()}, {self.precision}.",
         )

@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-import synthmed
 from synthmed.config.tables import to_dict
 from synthmed.data.images import encode_image
 from synthmed.data.pixels import to_rgb_arrays
@@ -18,6 +17,7 @@ from synthmed.generators.families import load_generator
 from synthmed.generators.family import Cost
 from synthmed.production.plan import SPLIT, GenerateConfig, Planned
 from synthmed.runtime import device as devices
+from synthmed.runtime import version
 from synthmed.runtime.seeds import derive_seed
 
 BATCH_SIZES = {"cuda": 64, "cpu": 16}
@@ -97,7 +97,7 @@ class Renderer:
             **to_dict(config.settings),
             "precision": config.precision,
             "checkpoint_sha256": config.checkpoint_sha256,
-            "synthmed_version": synthmed.__version__,
+            "synthmed_version": version.__version__,
         }
         text = {key: str(value) for key, value in metadata.items()}
         data = encode_image(pixels, config.image_format, text=text, synthetic=True)

@@ -128,7 +128,7 @@ def peak_memory_gib(device: torch.device) -> float:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give back what is held for nothing, before a smaller batch is tried."""
+    """Release cached memory before a smaller batch is tried."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

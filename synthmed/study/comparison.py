@@ -7,8 +7,9 @@ finished, so the same command goes on with the next one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from synthmed.classifier.batches import mixed_batches
 from synthmed.classifier.config import ClassifierConfig
-from synthmed.classifier.training import Placement, naming_lack_of_memory, predict, train_network
+from synthmed.classifier.training import Placement, mixed_batches, naming_lack_of_memory, predict, train_network
 from synthmed.data.sets.image_set import ImageSet, open_images
 from synthmed.files.atomic import write_json
 from synthmed.files.content import read_json
 from synthmed.files.outputs import STATE_FOLDER, open_output
-from synthmed.metrics.classification import auroc
+from synthmed.metrics.statistics import auroc
 from synthmed.runtime import device as devices
-from synthmed.runtime.progress import Advance, log, progress
+from synthmed.runtime.progress import log, progress
 from synthmed.runtime.seeds import derive_seed
 from synthmed.runtime.signals import StopSignal
 from synthmed.study.arms import batch_shares
@@ -61,9 +61,9 @@ class Comparison:
     size: int | None
     """Side of the images in pixels; `None` takes the real images' own."""
     placement: Placement
-    initial: Mapping[str, Tensor] | None
+    initial: Mapping[str, Tensor] | None = None
     """Weights that all trainings start from; `None` for random ones."""
-    initial_name: str | None
+    initial_name: str | None = None
     """What `initial` is, as part of the fingerprint."""
 
     def fingerprint(self) -> dict[str, Any]:
@@ -110,25 +110,19 @@ def run_comparison(comparison: Comparison, output: Path, *, overwrite: bool = Fa
             StopSignal() as stop,
             progress("training classifiers", total, "steps", done=finished * config.steps) as advance,
         ):
+
+            def on_step(done: int) -> None:
+                advance(1)
+                stop.check(f"{done} of {len(plan)} trainings are finished; run the same command again to go on")
+
             for done, (arm, repetition) in enumerate(missing, start=finished):
-                kept = f"{done} of {len(plan)} trainings are finished; run the same command again to go on"
-                training = _run_training(comparison, arm, repetition, sources, test, _Steps(stop, kept, advance))
-                write_json(paths[arm, repetition], _to_json(training))
+                training = _run_training(comparison, arm, repetition, sources, test, partial(on_step, done))
+                plain = {**dataclasses.asdict(training), "probabilities": training.probabilities.tolist()}
+                write_json(paths[arm, repetition], plain)
                 _log_training(comparison, training)
-    return [_from_json(read_json(paths[unit])) for unit in plan]
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """What happens after each step: the progress bar moves, and a received signal ends the run."""
-
-    stop: StopSignal
-    kept: str
-    advance: Advance
-
-    def __call__(self) -> None:
-        self.advance(1)
-        self.stop.check(self.kept)
+    stored = [read_json(paths[unit]) for unit in plan]
+    arrays = [np.asarray(found["probabilities"], dtype=np.float64) for found in stored]
+    return [Training(**{**found, "probabilities": array}) for found, array in zip(stored, arrays, strict=True)]
 
 
 def load_images(comparison: Comparison) -> tuple[ImageSet, dict[str, ImageSet]]:
@@ -145,7 +139,7 @@ def _run_training(
     repetition: int,
     sources: Mapping[str, ImageSet],
     test: ImageSet,
-    on_step: _Steps,
+    on_step: Callable[[], None],
 ) -> Training:
     config, placement = comparison.config, comparison.placement
     batches = mixed_batches(
@@ -178,11 +172,3 @@ def _log_training(comparison: Comparison, training: Training) -> None:
         f"{training.arm} {training.repetition + 1}/{comparison.repetitions}: AUROC {score:.3f}, "
         f"training loss {training.final_loss:.3f}, {training.duration_sec:.0f} s"
     )
-
-
-def _to_json(training: Training) -> dict[str, Any]:
-    return {**dataclasses.asdict(training), "probabilities": training.probabilities.tolist()}
-
-
-def _from_json(stored: Mapping[str, Any]) -> Training:
-    return Training(**{**stored, "probabilities": np.asarray(stored["probabilities"], dtype=np.float64)})

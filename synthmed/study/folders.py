@@ -73,15 +73,10 @@ def _check_every_class(folder: ShardFolder) -> None:
 
 def _check_separate(source: ShardFolder, test: ShardFolder) -> None:
     remedy = "a score on images or patients seen in training means nothing; split by patient with synthmed prepare"
-    pairs = {
-        "image": ({entry.key for entry in source.entries}, {entry.key for entry in test.entries}),
-        "group": (
-            {entry.group for entry in source.entries if entry.group},
-            {entry.group for entry in test.entries if entry.group},
-        ),
-    }
-    for what, (in_train, in_test) in pairs.items():
-        if shared := sorted(in_train & in_test):
+    for what, field in (("image", "key"), ("group", "group")):
+        in_train, in_test = ({getattr(entry, field) for entry in side.entries} for side in (source, test))
+        # An empty name is an image that belongs to no group.
+        if shared := sorted((in_train & in_test) - {""}):
             named = ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else "")
             raise DataError(
                 f"{source.folder} (train) and {test.folder} (test) share {len(shared)} {what}(s): {named}", remedy

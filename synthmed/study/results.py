@@ -11,16 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
+import torch
+import torchmetrics
 
-import synthmed
 from synthmed.data.shards.read import ShardFolder
 from synthmed.files.atomic import write_bytes, write_json
-from synthmed.metrics.classification import auroc, balanced_accuracy
 from synthmed.metrics.statistics import (
     LEVEL,
     NUM_RESAMPLES,
-    Counts,
+    Floats,
+    auroc,
+    balanced_accuracy,
     bootstrap_auroc,
+    count_units,
+    format_spread,
     interval,
     mean_roc_curve,
     resample_weights,
@@ -36,6 +41,7 @@ from synthmed.plots import (
     new_figure,
     plain,
 )
+from synthmed.runtime import version
 from synthmed.runtime.seeds import numpy_generator
 from synthmed.study.comparison import Comparison, Training
 
@@ -63,21 +69,25 @@ def comparison_results(comparison: Comparison, trainings: Sequence[Training]) ->
         arm: bootstrap_auroc([training.probabilities for training in done], labels, positive, weights)
         for arm, done in by_arm.items()
     }
-    arms = {
-        arm: _arm_results(
-            done, labels, positive, [interval(row) for row in resampled[arm]], resampled[arm].mean(axis=0)
-        )
-        for arm, done in by_arm.items()
-    }
+    arms = {arm: _arm_results(done, labels, positive, resampled[arm]) for arm, done in by_arm.items()}
     return {
         "arms": arms,
-        "differences": _differences(arms, {arm: values.mean(axis=0) for arm, values in resampled.items()}),
-        "bootstrap": _bootstrap_facts(groups, weights),
+        "differences": _differences(arms, resampled),
+        "bootstrap": {
+            "level": LEVEL,
+            "num_resamples": NUM_RESAMPLES,
+            "unit": "group" if any(groups) else "image",
+            "num_units": count_units(groups),
+        },
         "classes": list(comparison.folders.classes),
         "positive": comparison.folders.classes[positive],
         "settings": comparison.fingerprint(),
         "data": {"test": _folder_facts(test), **{k: _folder_facts(v) for k, v in comparison.folders.train.items()}},
-        "versions": _versions(),
+        "versions": {
+            "synthmed": version.__version__,
+            "python": platform.python_version(),
+            **{library.__name__: library.__version__ for library in (torch, timm, torchmetrics)},
+        },
     }
 
 
@@ -86,55 +96,41 @@ def _labels(folder: ShardFolder) -> list[int]:
 
 
 def _arm_results(
-    trainings: Sequence[Training],
-    labels: Sequence[int],
-    positive: int,
-    intervals: Sequence[tuple[float, float]],
-    resampled_mean: Any,
+    trainings: Sequence[Training], labels: Sequence[int], positive: int, resampled: Floats
 ) -> dict[str, Any]:
     scores = [auroc(training.probabilities, labels, positive) for training in trainings]
     summary = summarise(scores)
     return {
         "auroc_mean": summary.mean,
         "auroc_std": summary.std,
-        "auroc_interval": list(interval(resampled_mean)),
+        "auroc_interval": list(interval(resampled.mean(axis=0))),
         "balanced_accuracy_mean": summarise([balanced_accuracy(run.probabilities, labels) for run in trainings]).mean,
         "final_loss_mean": summarise([run.final_loss for run in trainings]).mean,
         "trainings": [
             {
                 "repetition": training.repetition,
                 "auroc": score,
-                "auroc_interval": list(bounds),
+                "auroc_interval": list(interval(row)),
                 "balanced_accuracy": balanced_accuracy(training.probabilities, labels),
                 "final_loss": training.final_loss,
                 "duration_sec": training.duration_sec,
             }
-            for training, score, bounds in zip(trainings, scores, intervals, strict=True)
+            for training, score, row in zip(trainings, scores, resampled, strict=True)
         ],
     }
 
 
-def _differences(arms: Mapping[str, Any], resampled_means: Mapping[str, Any]) -> dict[str, Any]:
+def _differences(arms: Mapping[str, Any], resampled: Mapping[str, Floats]) -> dict[str, Any]:
     """Return each other arm minus `real`, paired: both are measured on the same resamples of the test images."""
     if "real" not in arms:
         return {}
     return {
         f"{arm} - real": {
             "mean": arms[arm]["auroc_mean"] - arms["real"]["auroc_mean"],
-            "interval": list(interval(resampled_means[arm] - resampled_means["real"])),
+            "interval": list(interval(resampled[arm].mean(axis=0) - resampled["real"].mean(axis=0))),
         }
         for arm in arms
         if arm != "real"
-    }
-
-
-def _bootstrap_facts(groups: Sequence[str], weights: Counts) -> dict[str, Any]:
-    named = {group for group in groups if group}
-    return {
-        "level": LEVEL,
-        "num_resamples": len(weights),
-        "unit": "group" if named else "image",
-        "num_units": len(named) + sum(not group for group in groups),
     }
 
 
@@ -150,26 +146,12 @@ def _folder_facts(folder: ShardFolder) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
-    import timm
-    import torch
-    import torchmetrics
-
-    return {
-        "synthmed": synthmed.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "torchmetrics": torchmetrics.__version__,
-    }
-
-
 def arm_rows(results: Mapping[str, Any]) -> list[tuple[object, ...]]:
     """Return one table row per arm, for `ARM_COLUMNS`."""
     return [
         (
             arm,
-            _mean_and_spread(found["auroc_mean"], found["auroc_std"]),
+            format_spread(found["auroc_mean"], found["auroc_std"]),
             "{:.3f} to {:.3f}".format(*found["auroc_interval"]),
             ", ".join(f"{training['auroc']:.3f}" for training in found["trainings"]),
             f"{found['balanced_accuracy_mean']:.3f}",
@@ -185,10 +167,6 @@ def difference_rows(results: Mapping[str, Any]) -> list[tuple[object, ...]]:
         (name, f"{found['mean']:+.3f}", "{:+.3f} to {:+.3f}".format(*found["interval"]))
         for name, found in results["differences"].items()
     ]
-
-
-def _mean_and_spread(mean: float, std: float | None) -> str:
-    return f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
 
 
 def write_comparison(
@@ -222,7 +200,7 @@ def draw_roc(comparison: Comparison, trainings: Sequence[Training], results: Map
     for arm, found in results["arms"].items():
         probabilities = np.stack([training.probabilities for training in trainings if training.arm == arm])
         rates = mean_roc_curve(probabilities, labels, positive)
-        score = _mean_and_spread(found["auroc_mean"], found["auroc_std"])
+        score = format_spread(found["auroc_mean"], found["auroc_std"])
         axes.plot(*rates, color=ARM_COLOURS[arm], linewidth=2, label=f"{arm}: AUROC {score}")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     what = results["positive"] if len(results["classes"]) == 2 else "mean of one-against-rest"

@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from synthmed.classifier.augmentation import augment
-from synthmed.classifier.batches import mixed_batches
-from synthmed.classifier.config import ClassifierConfig, meaning
+from synthmed.classifier.config import ClassifierConfig
 from synthmed.classifier.networks import build_network, check_model, load_pretrained_weights, load_weights_file
-from synthmed.classifier.training import Placement, learning_rate, predict, train_network
+from synthmed.classifier.training import Placement, learning_rate, mixed_batches, predict, train_network
+from synthmed.config.fields import meaning
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import CheckpointError, TrainingError, UsageError
-from synthmed.metrics.classification import auroc
+from synthmed.metrics.statistics import auroc
 from synthmed.study.arms import batch_shares, parse_arms
 
 TINY = "test_resnet"
@@ -130,7 +130,7 @@ def test_setting_out_of_range_is_a_usage_error(change):
 
 
 def test_every_setting_has_a_meaning_for_the_help():
-    assert meaning("lr").startswith("Peak learning rate")
+    assert meaning(ClassifierConfig, "lr").startswith("Peak learning rate")
 
 
 def test_learning_rate_rises_to_its_peak_and_falls_to_zero():

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 import synthmed
-from synthmed.cli import app
-from synthmed.cli import checkpoints as checkpoints_command
+from synthmed.cli import app, checkpoints
 from synthmed.cli.generate_options import resolve_counts
 from synthmed.cli.setting_options import resolve_settings
 from synthmed.config.recipes import recipe_names
@@ -35,7 +34,6 @@ from synthmed.generators.diffusion.settings import DiffusionSettings
 from synthmed.phantoms.release import phantom_release
 
 SaveTinyModel = Callable[..., Path]
-ChangeHeader = Callable[..., DiffusionHeader]
 
 
 class Result(NamedTuple):
@@ -140,7 +138,7 @@ def test_errors_become_one_line_and_their_code(
     def fail() -> Path:
         raise error
 
-    monkeypatch.setattr(checkpoints_command, "models_home", fail)
+    monkeypatch.setattr(checkpoints, "models_home", fail)
     failed(run("checkpoints", "list"), code, " ".join(str(error).split()))
     monkeypatch.setenv("SYNTHMED_DEBUG", "1")
     monkeypatch.setattr(sys, "argv", ["synthmed", "checkpoints", "list"])
@@ -340,8 +338,8 @@ def test_import_info_and_export(run: Run, checkpoint: Path, tiny_tensors: dict[s
     assert imported == {"dataset": "my-eyes", "kind": "generator", "path": str(path), "sha256": hash_file(path)}
     assert "16x24" in run("checkpoints", "list").stdout
     shown = json.loads(run("checkpoints", "info", path, "--json").stdout)
-    assert (shown["image"], shown["sha256"]) == ({"height": 16, "width": 24}, hash_file(path))
-    assert shown["labels"] == {"names": ["sick", "healthy"], "aliases": {}, "positive": "healthy"}
+    assert (shown["image"], shown["labels"]["names"]) == ({"height": 16, "width": 24}, ["sick", "healthy"])
+    assert shown["sha256"] == hash_file(path)
     assert shown["training"]["steps"] == 1234
     assert shown["training"]["imported_sha256"] == hash_file(checkpoint)
     assert shown["parameters"]["denoiser"] > 1000
@@ -424,7 +422,7 @@ def test_unknown_data_set_says_how_to_get_a_model(run: Run, tmp_path: Path) -> N
         3,
         "no generator for data set airogs",
         "synthmed prepare airogs",
-        "synthmed train ",
+        "`synthmed train ...`",
         "checkpoints add FILE",
         "--checkpoint FILE",
         "--dataset phantom-fundus",
@@ -535,8 +533,9 @@ def test_sampler_settings_are_the_models_own_unless_said(tiny_header: DiffusionH
     model = dataclasses.replace(tiny_header, sampling=own)
     assert resolve_settings(model, {}) == own
     assert resolve_settings(model, {"sampler": "ddim"}) == own
-    given = {"steps": 10, "eta": 0.0, "guidance_scale": 1.0}
-    assert resolve_settings(model, given) == DiffusionSettings("ddim", 10, 0.0, 1.0)
+    assert resolve_settings(model, {"steps": 10, "eta": 0.0, "guidance_scale": 1.0}) == DiffusionSettings(
+        "ddim", 10, 0.0, 1.0
+    )
 
 
 def test_other_sampler_brings_its_usual_settings(tiny_header: DiffusionHeader) -> None:
@@ -548,7 +547,7 @@ def test_other_sampler_brings_its_usual_settings(tiny_header: DiffusionHeader) -
 
 
 def test_settings_that_the_sampler_cannot_follow_are_usage_errors(
-    tiny_header: DiffusionHeader, change_header: ChangeHeader
+    tiny_header: DiffusionHeader, change_header: Callable[..., DiffusionHeader]
 ) -> None:
     with pytest.raises(UsageError, match="dpmpp-2m has no eta"):
         resolve_settings(tiny_header, {"sampler": "dpmpp-2m", "eta": 0.5})

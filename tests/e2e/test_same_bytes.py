@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import synthmed
+from synthmed.runtime import version
 
 RECORDED = Path(__file__).parents[1] / "golden" / "phantom-train-000000.tar"
 COMMAND = ("generate", "--dataset", "phantom-fundus", "--balanced", "-n", 32, "--shards", 0)
@@ -24,7 +24,7 @@ def members(path: Path) -> dict[str, bytes]:
 
 
 def test_embedded_model_makes_the_recorded_shard(run_program, tmp_path, monkeypatch):
-    monkeypatch.setattr(synthmed, "__version__", "0.1.0")  # stands in every sample
+    monkeypatch.setattr(version, "__version__", "0.1.0")  # stands in every sample
     run_program(*COMMAND, "-o", tmp_path, "--device", "cpu")
     shard = tmp_path / "train-000000.tar"
     assert hashlib.sha256((tmp_path / ".synthmed" / "run.json").read_bytes()).hexdigest() == RUN_SHA256

@@ -21,7 +21,7 @@ from synthmed.data.shards.plan import RUN_FILE
 from synthmed.data.shards.write import Sample, write_shard
 from synthmed.errors import DataError, UsageError
 from synthmed.evaluation.content import open_by_content
-from synthmed.evaluation.selection import balance_classes
+from synthmed.evaluation.sets import balance_classes
 from synthmed.files.atomic import write_json
 from synthmed.files.storage import location
 from synthmed.runtime.seeds import numpy_generator
@@ -259,7 +259,7 @@ def test_names_of_classes_may_be_given_for_files_without(shards: Path, tmp_path:
     listed = json.loads((files / "dataset.json").read_text())
     (files / "dataset.json").write_text(json.dumps({"labels": listed["labels"]}))
     assert open_by_content(str(files)).classes.names == ("class0", "class1")
-    assert open_by_content(str(files), classes=CLASSES).classes.names == CLASSES
+    assert sources.list_images(str(files), classes=CLASSES).classes.names == CLASSES
 
 
 def test_archive_is_closed_with_its_last_set(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -332,7 +332,7 @@ def test_killed_process_leaves_its_blocks_to_the_next(
 
 def test_block_of_a_dead_process_is_taken_over(images: ImageSet, cache: Path) -> None:
     """While somebody holds the block it is left to them; when they are gone without it, it is computed here."""
-    stored = feature_cache._Store(cache, images.content_hash, Linear.fingerprint, COUNT, WIDTH)
+    stored = feature_cache._Store(cache, images, Linear())
     extractor = Linear()
     held = stored.claim_block(2)
     assert held.__enter__()

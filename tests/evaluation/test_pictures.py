@@ -20,7 +20,8 @@ from PIL import Image
 from synthmed.data.images import encode_image
 from synthmed.evaluation.content import open_by_content
 from synthmed.evaluation.overlap import draw_overlap, principal_axes
-from synthmed.evaluation.pictures import Curve, Score, draw_scores, draw_sizes, draw_spectra
+from synthmed.evaluation.pictures import Score, draw_scores, draw_sizes, draw_spectra
+from synthmed.evaluation.scores import Curve
 from synthmed.evaluation.sheets import draw_examples, stack_rows
 from synthmed.plots import DPI, GENERATED_COLOURS, REAL_COLOUR, figure_png, new_figure, plain, write_figure
 
@@ -45,12 +46,10 @@ def overlap(num_sets: int, num_classes: int = 0) -> Figure:
     )
 
 
-def sizes(num_sets: int, floor: bool = True) -> Figure:
-    steps = [50, 64, 100, 128, 256, 512, 1000, 1024, 5000, 10000]
-    curve = Curve(steps, [3.0] * 10, [2.0] * 10, [5.0] * 10)
-    return draw_sizes(
-        dict.fromkeys(NAMES[:num_sets], curve), score="FID", better="lower", floor=curve if floor else None
-    )
+def sizes(num_sets: int) -> Figure:
+    steps = (50, 64, 100, 128, 256, 512, 1000, 1024, 5000, 10000)
+    curves = [Curve(name, steps, (3.0,) * 10, (2.0,) * 10, (5.0,) * 10) for name in NAMES[:num_sets]]
+    return draw_sizes(curves, score="FID")
 
 
 def scores(num_sets: int, num_scores: int = 5) -> Figure:
@@ -126,7 +125,7 @@ def test_names_are_shown_as_they_are() -> None:
     assert shown == ["real", *NAMES]
     assert plain("a\x1b[31m", 0) == "a\\x1b[31m"
     # A script that the font lacks is no reason to fail.
-    figure_png(draw_sizes({"青光眼": Curve([1, 2], [1, 2], [1, 2], [1, 2])}, score="FID", better="lower"))
+    figure_png(draw_sizes([Curve("青光眼", (1, 2), (1, 2), (1, 2), (1, 2))], score="FID"))
 
 
 def points_of(figure: Figure, panel: int) -> dict[str, NDArray[Any]]:
@@ -183,12 +182,10 @@ def test_features_without_spread_can_be_drawn() -> None:
     assert figure_png(draw_overlap(real=same, generated={"a": same, "b": same[:1], "c": same[:0]}, extractor="x"))
 
 
-def test_sizes_have_a_line_and_a_band_a_set_and_a_dashed_one_for_the_floor() -> None:
-    for floor in (False, True):
-        (axes,) = axes_of(sizes(3, floor))
-        assert len(axes.get_lines()) == len(axes.collections) == 3 + floor
-        assert [line.get_linestyle() for line in axes.get_lines()] == ["-"] * 3 + ["--"] * floor
-    assert legend_words(sizes(2)) == [*NAMES[:2], "real against real"]
+def test_sizes_have_a_line_and_a_band_a_set() -> None:
+    (axes,) = axes_of(sizes(3))
+    assert len(axes.get_lines()) == len(axes.collections) == 3
+    assert legend_words(sizes(2)) == list(NAMES[:2])
     assert "lower is better" in axes.get_ylabel()
     assert axes.get_xlabel() == "generated images"
 

@@ -26,19 +26,17 @@ from synthmed.training.task import TrainingStep
 class GaussianStep(TrainingStep):
     """Minus the log-likelihood of images, averaged over cells."""
 
-    network: nn.ParameterDict
-
     def __init__(self, header: Header[Any, Any]) -> None:
         super().__init__()
         side = header.height_width[0] // header.build.cell
         self.cell = header.build.cell
-        self.network = nn.ParameterDict(
-            {name: torch.zeros(len(header.classes), 3, side, side) for name in ("mean", "log_deviation")}
-        )
+        shape = (len(header.classes), 3, side, side)
+        self.parts = nn.ParameterDict({name: torch.zeros(shape) for name in ("mean", "log_deviation")})
+        self.network = self.parts
 
     def forward(self, batch: list[Tensor], _draw: Any) -> tuple[Tensor, dict[str, Tensor]]:
         cells = functional.avg_pool2d(to_float(batch[0]), self.cell)
-        mean, log_deviation = (self.network[name][batch[1]] for name in ("mean", "log_deviation"))
+        mean, log_deviation = (self.parts[name][batch[1]] for name in ("mean", "log_deviation"))
         loss = ((cells - mean) ** 2 / (2 * (2 * log_deviation).exp()) + log_deviation).mean()
         return loss + math.log(2 * math.pi) / 2, {}
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from synthmed.errors import DataError
-from synthmed.metrics.manifold import manifold_scores, manifold_scores_of_masks, squared_radii
+from synthmed.metrics.feature_arrays import keep_all
+from synthmed.metrics.manifold import manifold_scores_of_masks, squared_radii
 from synthmed.runtime.seeds import numpy_generator
 
 NAMES = ("precision", "recall", "density", "coverage")
@@ -41,7 +44,9 @@ def by_definition(real, generated, *, precision_k: int = 3, density_k: int = 5) 
 
 
 def scores(real, generated, **words) -> dict[str, float]:
-    return vars(manifold_scores(real=real, generated=generated, **words))
+    masks: dict[str, Any] = {"real_masks": keep_all(real), "generated_masks": keep_all(generated)}
+    found = manifold_scores_of_masks(real=real, generated=generated, **masks, **words)
+    return {name: float(values[0]) for name, values in found.items()}
 
 
 @pytest.mark.parametrize("words", [{}, {"precision_k": 1, "density_k": 2}, {"precision_k": 6, "density_k": 4}])

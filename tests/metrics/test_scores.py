@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from synthmed.metrics.frechet import frechet_distance_of_features
-from synthmed.metrics.kernel import kernel_distance
-from synthmed.metrics.manifold import manifold_scores
-from synthmed.metrics.scores import FAMILIES, MINIMUM, SCORES, affordable_permutations, all_scores
+from synthmed.metrics.feature_arrays import keep_all
+from synthmed.metrics.frechet import frechet_distances
+from synthmed.metrics.kernel import kernel_distances
+from synthmed.metrics.manifold import manifold_scores_of_masks
+from synthmed.metrics.scores import FAMILIES, MINIMUM, SCORES, affordable_permutations
 from synthmed.runtime.seeds import numpy_generator
 
 
@@ -16,18 +17,26 @@ def draw(seed: int, count: int, *, shift: float = 0.0):
     return (numpy_generator(seed, "features").normal(size=(count, 5)) + shift).astype(np.float32)
 
 
+def all_scores(real, generated) -> dict[str, float]:
+    masks = {"real_masks": keep_all(real), "generated_masks": keep_all(generated)}
+    families = [masked(real=real, generated=generated, **masks) for masked in FAMILIES.values()]
+    return {name: float(values[0]) for found in families for name, values in found.items()}
+
+
 def test_table_gives_what_the_functions_give():
     real, generated = draw(1, 50), draw(2, 40, shift=0.8)
-    expected = {"fid": frechet_distance_of_features(real, generated), "kid": kernel_distance(real, generated)}
-    expected |= vars(manifold_scores(real=real, generated=generated))
-    assert all_scores(real=real, generated=generated) == pytest.approx(expected, rel=1e-12)
-    assert {name: score(real=real, generated=generated) for name, score in SCORES.items()} == expected
+    masks = keep_all(real), keep_all(generated)
+    expected = {"fid": frechet_distances(real, generated, *masks)[0]}
+    expected["kid"] = kernel_distances(real, generated, *masks)[0]
+    manifold = manifold_scores_of_masks(real=real, generated=generated, real_masks=masks[0], generated_masks=masks[1])
+    expected |= {name: values[0] for name, values in manifold.items()}
+    assert all_scores(real, generated) == pytest.approx(expected, rel=1e-12)
     assert expected.keys() == SCORES.keys()
 
 
 def test_every_score_falls_or_rises_towards_the_better():
     real = draw(1, 80)
-    good, bad = (all_scores(real=real, generated=draw(2, 80, shift=shift)) for shift in (0, 2))
+    good, bad = (all_scores(real, draw(2, 80, shift=shift)) for shift in (0, 2))
     for name, score in SCORES.items():
         assert (good[name] < bad[name]) == (score.better == "lower"), name
 

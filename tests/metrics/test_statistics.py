@@ -7,8 +7,9 @@ from math import erf
 import numpy as np
 import pytest
 
-from synthmed.metrics.classification import auroc, balanced_accuracy
 from synthmed.metrics.statistics import (
+    auroc,
+    balanced_accuracy,
     bootstrap_auroc,
     count_units,
     interval,

@@ -16,14 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-from synthmed.classifier.batches import mixed_batches
 from synthmed.classifier.config import ClassifierConfig
-from synthmed.classifier.training import Placement
+from synthmed.classifier.training import Placement, mixed_batches
 from synthmed.cli import app
 from synthmed.data.shards.plan import RUN_FILE, shard_name
 from synthmed.data.shards.write import Sample, write_shard
 from synthmed.files.atomic import write_json
-from synthmed.metrics.classification import auroc
+from synthmed.metrics.statistics import auroc
 from synthmed.study import comparison
 from synthmed.study.folders import open_comparison
 

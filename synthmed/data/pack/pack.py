@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-import synthmed
 from synthmed.data.datasets import folder_info
 from synthmed.data.pack.labels import Labels, read_labels
 from synthmed.data.pack.samples import Look, Packer, check_items, find_first
@@ -29,6 +28,7 @@ from synthmed.data.shards.side_files import write_side_files
 from synthmed.errors import DataError, UsageError
 from synthmed.files.content import hash_json
 from synthmed.files.outputs import open_output
+from synthmed.runtime import version
 from synthmed.runtime.progress import log, printable
 from synthmed.runtime.signals import StopSignal
 
@@ -185,7 +185,7 @@ def _run_config(source: ImageSource, labels: Labels, config: PackConfig, info: F
     ]
     return {
         "command": "pack",
-        "synthmed": synthmed.__version__,
+        "synthmed": version.__version__,
         "folder": info.as_config(),
         "source": printable(source.path.name),
         "settings": {

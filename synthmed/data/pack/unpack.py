@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import synthmed
 from synthmed.data.pack.sources import METADATA_FILE, STYLEGAN_FILE
 from synthmed.data.shards.plan import RUN_FILE, SPLITS, safe_key
 from synthmed.data.shards.read import ShardFolder, find_shards, find_splits, open_folder
@@ -23,6 +22,7 @@ from synthmed.errors import DataError
 from synthmed.files.atomic import atomic_file
 from synthmed.files.outputs import open_output
 from synthmed.files.storage import naming_write_errors
+from synthmed.runtime import version
 from synthmed.runtime.progress import Advance, progress
 from synthmed.runtime.signals import StopSignal
 
@@ -63,7 +63,7 @@ def unpack_folder(
     opened = [open_folder(folder, split) for split in splits or find_splits(folder) or SPLITS[:1]]
     config = {
         "command": "unpack",
-        "synthmed": synthmed.__version__,
+        "synthmed": version.__version__,
         "labels": labels,
         "splits": {each.split: each.content_hash for each in opened},
     }

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import synthmed
 from synthmed.data.datasets import DataSetInfo
 from synthmed.data.images import ImageFormat, ResizeMethod
 from synthmed.data.prepare.raw import Problem, RawItem, Release
@@ -28,6 +27,7 @@ from synthmed.errors import DataError, UsageError
 from synthmed.files.atomic import atomic_file
 from synthmed.files.content import hash_json
 from synthmed.files.outputs import STATE_FOLDER, clear_folder, open_output
+from synthmed.runtime import version
 from synthmed.runtime.progress import log
 from synthmed.runtime.signals import StopSignal
 
@@ -97,7 +97,7 @@ def prepare_release(
     for note in release.notes:
         log(note)
     workers = workers or default_workers()
-    maker = SampleMaker(info, config.size, config.resize, config.image_format, config.seed)
+    maker = SampleMaker(info, config.size, config.resize, config.image_format, config.seed, release.draw)
     with StopSignal() as stop:
         usable, problems = _usable_items(release, output, config, workers, stop)
         splits = assign_splits(usable, info.classes, fractions, config.seed)
@@ -114,7 +114,7 @@ def _run_config(release: Release, config: PrepareConfig, folder_info: FolderInfo
     listed = [[item.key, item.label, item.group, item.split or ""] for item in release.items]
     return {
         "command": "prepare",
-        "synthmed": synthmed.__version__,
+        "synthmed": version.__version__,
         "folder": folder_info.as_config(),
         "settings": settings,
         "listed_images": len(release.items),
@@ -129,12 +129,12 @@ def _folder_info(info: DataSetInfo, config: PrepareConfig) -> FolderInfo:
         "stretch": f"width and height were brought to {config.size} pixels without keeping the proportions",
     }
     how = [
-        f"Made by `synthmed prepare` {synthmed.__version__} from a release: {resized[config.resize]} (bilinear, "
+        f"Made by `synthmed prepare` {version.__version__} from a release: {resized[config.resize]} (bilinear, "
         "antialiased)."
     ]
     if drawn:
         how = [
-            f"Drawn by `synthmed prepare phantom` {synthmed.__version__}, seed {config.seed}; `cup_to_disc` in the "
+            f"Drawn by `synthmed prepare phantom` {version.__version__}, seed {config.seed}; `cup_to_disc` in the "
             "`.json` is the truth."
         ]
     if info.intensity == "grey-stretch":

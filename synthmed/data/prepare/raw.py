@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from synthmed.data.datasets import DataSetInfo
+from synthmed.data.images import ImageArray
+
+Draw = Callable[["RawItem", int, int], tuple[ImageArray, dict[str, str | int | float | bool]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +51,5 @@ class Release:
     """Counts as listed by the release, under the names of `info.published`."""
     notes: list[str] = field(default_factory=list)
     """Lines to tell the user."""
+    draw: Draw | None = None
+    """Makes the image of an item from seed and size, with what is known about it; `None` where images are files."""

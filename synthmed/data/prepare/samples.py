@@ -17,11 +17,10 @@ from synthmed.data.images import (
     stretch_range,
     to_grey,
 )
-from synthmed.data.prepare.raw import RawItem
+from synthmed.data.prepare.raw import Draw, RawItem
 from synthmed.data.prepare.scan import load_file, map_ordered
 from synthmed.data.shards.plan import SPLITS, interleave, plan_shards, shard_name
 from synthmed.data.shards.write import MetadataValue, Sample, read_stats, write_shard
-from synthmed.phantoms.release import draw_item
 from synthmed.runtime.progress import Advance, progress
 from synthmed.runtime.seeds import derive_seed
 from synthmed.runtime.signals import StopSignal
@@ -45,6 +44,8 @@ class SampleMaker:
     image_format: ImageFormat
     seed: int
     """Of drawn images."""
+    draw: Draw | None
+    """Makes images that are not read from files."""
 
     def make(self, split: str, position: int, item: RawItem) -> Sample:
         """Return the sample that stands at `position` of its split.
@@ -71,8 +72,8 @@ class SampleMaker:
         return Sample(f"{split}-{position:07d}-{item.key}", data, self.image_format, item.label, metadata)
 
     def _make_image(self, item: RawItem) -> tuple[ImageArray, dict[str, MetadataValue]]:
-        if self.info.kind == "phantom":
-            image, known = draw_item(item, self.seed, self.size)
+        if self.draw is not None:
+            image, known = self.draw(item, self.seed, self.size)
             return image, {**known, "generator": "phantom"}
         image = load_file(item)
         if self.info.intensity == "grey-stretch":

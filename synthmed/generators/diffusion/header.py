@@ -22,4 +22,4 @@ def read_diffusion_header(path: Path) -> DiffusionHeader:
     table = read_table(path)
     if table["family"] != DEFAULT_FAMILY:
         raise CheckpointError(f"{path} is no diffusion model", "synthmed.load_generator reads every family")
-    return parse_header(table, DiffusionBuild, DiffusionSettings, path.name)
+    return parse_header(table, DiffusionBuild, DiffusionSettings, path)

@@ -49,7 +49,6 @@ def jackknife_intervals(
     generated_groups: Sequence[str],
     generator: np.random.Generator,
     num_blocks: int = NUM_BLOCKS,
-    level: float = LEVEL,
     bounds: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Interval]:
     """Return scores with confidence intervals, from leaving out blocks of real and blocks of generated images.
@@ -64,19 +63,16 @@ def jackknife_intervals(
         generated_groups: [N_g], likewise.
         generator: Draws the blocks.
         num_blocks: Blocks per side, fewer where there are fewer patients.
-        level: Of the interval.
         bounds: By name of score, values that it cannot pass; the interval ends there.
 
     Raises:
         DataError: All images of a side belong to one patient, so that nothing is known of their spread.
     """
-    sides = [
-        _divide(groups, name, num_blocks, generator)
-        for groups, name in ((real_groups, "real"), (generated_groups, "generated"))
-    ]
+    named = ((real_groups, "real"), (generated_groups, "generated"))
+    sides = [_divide(groups, name, num_blocks, generator) for groups, name in named]
     values = _score_without_blocks(score, real, generated, sides)
     unbounded = (-np.inf, np.inf)
-    return {name: _interval(array, sides, level, (bounds or {}).get(name, unbounded)) for name, array in values.items()}
+    return {name: _interval(array, sides, (bounds or {}).get(name, unbounded)) for name, array in values.items()}
 
 
 def blocks_of_groups(groups: Sequence[str], num_blocks: int, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -138,7 +134,7 @@ def _jackknife_variance(value: float, without: Floats, shares: Floats) -> float:
     return float(((pseudo - centre) ** 2 / (inverse - 1)).mean())
 
 
-def _interval(values: Floats, sides: Sequence[_Blocks], level: float, bounds: tuple[float, float]) -> Interval:
+def _interval(values: Floats, sides: Sequence[_Blocks], bounds: tuple[float, float]) -> Interval:
     """Return the interval of a score from its values in the order of `_score_without_blocks`.
 
     A share of images, with bounds 0 and 1, that stands at its bound shows no variance: its interval is never narrower
@@ -153,8 +149,8 @@ def _interval(values: Floats, sides: Sequence[_Blocks], level: float, bounds: tu
     variance = sum(variances)
     weighted = sum(part**2 / (count - 1) for part, count in zip(variances, counts, strict=True))
     freedom = variance**2 / weighted if weighted > 0 else float(sum(counts) - 2)
-    reach = float(stdtrit(freedom, (1 + level) / 2)) * sqrt(variance)
+    reach = float(stdtrit(freedom, (1 + LEVEL) / 2)) * sqrt(variance)
     if bounds == (0, 1):
-        reach = max(reach, 1 - ((1 - level) / 2) ** (1 / min(side.num_patients for side in sides)))
+        reach = max(reach, 1 - ((1 - LEVEL) / 2) ** (1 / min(side.num_patients for side in sides)))
     low, high = max(bounds[0], value - reach), min(bounds[1], value + reach)
-    return Interval(value, float(low), float(high), sqrt(variance), level, counts[0], counts[1])
+    return Interval(value, float(low), float(high), sqrt(variance), LEVEL, counts[0], counts[1])

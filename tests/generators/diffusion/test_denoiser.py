@@ -18,10 +18,9 @@ def test_loss_is_the_distance_from_what_the_objective_names(tiny_header: Diffusi
     generator = torch.Generator().manual_seed(0)
     x_0, eps = torch.randn(2, 2, 4, 4, 4, generator=generator)
     t, labels = torch.tensor([3, 900]), torch.tensor([0, -1])
-    build = tiny_header.build
-    assert build.unet is not None
-    network = build_denoiser(dataclasses.replace(build.unet, objective=objective), 4, 2)
-    schedule = build_schedule(build.schedule)
+    assert tiny_header.build.unet is not None
+    network = build_denoiser(dataclasses.replace(tiny_header.build.unet, objective=objective), 4, 2)
+    schedule = build_schedule(tiny_header.build.schedule)
     step = DiffusionStep(network, DiffusionConfig(loss=loss), schedule, 1.0)
     difference = network(schedule.add_noise(x_0, eps, t), t, labels) - (x_0 if objective == "x_0" else eps)
     wanted = difference.abs().mean() if loss == "l1" else difference.pow(2).mean()

@@ -53,6 +53,7 @@ def prepare_adversarial(context: StageContext) -> Prepared:
     lpips, hashes = _open_lpips(context, recipe.adversarial, "adversarial")
 
     def build() -> Task:
+        _say_start(context)
         step = AdversarialStep(network.requires_grad_(True), recipe.adversarial, lpips, context.processes)
         train, validation = (_open_images(context, split, vae) for split in (context.train, context.validation))
         return AutoencoderTask(header, step, train, validation, context.request.num_workers)
@@ -70,6 +71,7 @@ def prepare_denoiser(context: StageContext) -> Prepared:
     _header(context, vae, whole=True)
 
     def build() -> Task:
+        _say_start(context)
         train, validation = (
             _encode(context, first_stage, split, sha256) for split in (context.train, context.validation)
         )
@@ -124,12 +126,16 @@ def _open_autoencoder(context: StageContext) -> tuple[Path, Pipeline]:
     assert path is not None
     first_stage = load_pipeline(path, context.device)
     if context.processes.main:
-        log(f"autoencoder: {path}")
         if first_stage.header.training.get("finished") is False:
             log(f"note: the training of {path} is not finished")
         if first_stage.header.build.vae != context.recipe.vae:
             log(f"note: {path} is not built as the recipe's [vae] says; the file counts")
     return path, first_stage
+
+
+def _say_start(context: StageContext) -> None:
+    if context.processes.main:
+        log(f"autoencoder: {context.start}")
 
 
 def _open_lpips(context: StageContext, config: AutoencoderConfig, table: str) -> tuple[Lpips | None, dict[str, str]]:

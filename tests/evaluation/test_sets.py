@@ -13,7 +13,7 @@ import pytest
 from synthmed.data.labels import Classes
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
-from synthmed.evaluation.selection import balance_classes, match_classes
+from synthmed.evaluation.sets import balance_classes, match_classes
 from synthmed.runtime.seeds import numpy_generator
 
 CLASSES = ("no-glaucoma", "glaucoma")
