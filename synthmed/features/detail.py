@@ -59,7 +59,7 @@ def wavelet_features(luma: Tensor, cb: Tensor, cr: Tensor) -> Features:
 def gradient_features(luma: Tensor) -> Features:
     """Return statistics of edges: strength, how few the strong ones are, and whether they prefer a direction.
 
-    Gradients are central differences, in grey levels a pixel, on [0, 1].
+    Gradients are central differences, in grey levels per pixel, on [0, 1].
     """
     plane = luma.double() / 255
     centre = plane[:, 1:-1, 1:-1]

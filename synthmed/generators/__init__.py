@@ -1,1 +1,1 @@
-"""Everything that can make images: one folder a family, and the door that all of them come through."""
+"""Everything that can make images: one folder per family, and the door that all of them come through."""

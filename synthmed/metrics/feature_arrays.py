@@ -1,7 +1,7 @@
 """Features as the scores take them: checks, and which images of a set take part.
 
 Shapes: N images of a set, D features, R resamples. Features are [N, D]; masks are [R, N] bool, a row saying which
-images one resample keeps. A score that takes masks gives one value a row, and does once what the rows share.
+images one resample keeps. A score that takes masks gives one value per row, and does once what the rows share.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Whether generated images stay too near the training images: authenticity, C_T, and the count of suspects.
 
-Pure functions of arrays; imports `neighbours` and `feature_arrays` alone. Shapes: N training, H held-out real and
+Pure functions of arrays. Shapes: N training, H held-out real and
 M generated images, D features. Distances are Euclidean, to the nearest training image.
 """
 

@@ -26,7 +26,7 @@ MIN_SIZE = 16  # four poolings come before the last stage
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 Distance = Callable[[Tensor, Tensor], Tensor]
-"""Of images to targets, [N, C, H, W] in [-1, 1] each: one number an image, [N]."""
+"""Of images to targets, [N, C, H, W] in [-1, 1] each: one value per image, [N]."""
 
 
 class Lpips:
@@ -51,7 +51,7 @@ class Lpips:
         """Return the distance of each image to its target: [N].
 
         Args:
-            images: [N, C, H, W] in [-1, 1], one channel or three, at least 16 pixels a side; gradients flow here.
+            images: [N, C, H, W] in [-1, 1], one channel or three, at least 16 pixels per side; gradients flow here.
             targets: The same, without gradients.
         """
         with torch.no_grad():

@@ -1,6 +1,6 @@
 """How close a reconstruction is to its original: pure functions of two batches of images.
 
-Shapes: images and targets are [N, C, H, W] float in [0, 1]; every function returns one figure an image, [N].
+Shapes: images and targets are [N, C, H, W] float in [0, 1]; every function returns one figure per image, [N].
 """
 
 from __future__ import annotations

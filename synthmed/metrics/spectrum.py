@@ -4,7 +4,7 @@ Upsampling leaves patterns of a fixed period (Odena, Dumoulin and Olah 2016), wh
 power spectrum (Frank et al. 2020). A blurred or noisy set differs from real images over whole regions of frequencies:
 that is no peak.
 
-Shapes: N images, B blocks of images, [H, W] frequencies as `numpy.fft.fft2` orders them, in cycles a pixel. Spectra
+Shapes: N images, B blocks of images, [H, W] frequencies as `numpy.fft.fft2` orders them, in cycles per pixel. Spectra
 are log powers in dB.
 """
 
@@ -64,7 +64,7 @@ class SpectrumComparison:
     least_z: float
     """What a peak had to exceed."""
     frequencies: tuple[float, ...]
-    """Of the radial averages, in cycles a pixel."""
+    """Of the radial averages, in cycles per pixel."""
     real_db: tuple[float, ...]
     """Mean log power by distance from zero frequency."""
     generated_db: tuple[float, ...]

@@ -1,6 +1,6 @@
 """Statistics of scores: AUROC and balanced accuracy, and bootstrap intervals that resample patients.
 
-Pure functions of NumPy arrays; imports nothing of the package but errors. Shapes: N images, K classes, S repeated
+Pure functions of NumPy arrays. Shapes: N images, K classes, S repeated
 trainings ("seeds"), R resamples.
 """
 

@@ -1,6 +1,6 @@
 """Releases as their authors publish them: which image has which label and which patient.
 
-One reader a layout; each gives a `Release` and opens no image.
+One reader per layout; each gives a `Release` and opens no image.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def read_image_folders(
     groups: Path | None = None,
     positive: str | None = None,
 ) -> Release:
-    """Read one folder a class; sorted folder names give the labels.
+    """Read one folder per class; sorted folder names give the labels.
 
     Args:
         source: Holds the class folders, images in any depth below them.
