@@ -169,7 +169,8 @@ def generate(
         result = run.generate(config, output, overwrite=overwrite, **place)
         if share.rank == 0:
             _print_result(result, as_json)
-        if share.chosen is not None and result["unfinished_shards"]:
+        # Not under torchrun: it would end the other processes, which may be making those shards.
+        if share.chosen is not None and share.world == 1 and result["unfinished_shards"]:
             raise IncompleteError(
                 f"{output} holds {result['shards']} of {config.shards} shards, "
                 f"{sum(result['images'].values())} of {config.total} images",
