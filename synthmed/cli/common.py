@@ -44,6 +44,16 @@ ThreadsOption = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="Threads that read and decode images.", show_default="all cores, at most 16"),
 ]
+ExcludeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude",
+        metavar="PATTERN",
+        help="Shell pattern of files to pass over, e.g. '*_mask.png': it must fit the path inside the source, or one "
+        "part of it, such as a folder's name; repeat the option for several.",
+        show_default="none",
+    ),
+]
 PositiveOption = Annotated[
     str | None,
     typer.Option(

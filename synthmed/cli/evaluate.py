@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from synthmed.cli.common import DeviceOption, JsonOption, SeedOption, models_home, print_json, print_table
+from synthmed.cli.common import (
+    DeviceOption,
+    ExcludeOption,
+    JsonOption,
+    SeedOption,
+    models_home,
+    print_json,
+    print_table,
+)
 from synthmed.errors import UsageError
 from synthmed.evaluation.config import CHECKS, EvaluateConfig, EvaluateRequest
 
@@ -130,6 +138,7 @@ def evaluate(
     size: SizeOption = None,
     false_alarms: FalseAlarmsOption = DEFAULTS.false_alarms,
     baseline: BaselineOption = None,
+    exclude: ExcludeOption = None,
     sheets: SheetsOption = True,
     cache: CacheOption = None,
     device: DeviceOption = "auto",
@@ -165,6 +174,7 @@ def evaluate(
         download=download,
         cache=cache or models_home() / "features",
         baselines=tuple(baseline or ()),
+        exclude=tuple(exclude or ()),
         sheets=sheets,
         device=device,
         batch_size=batch_size,

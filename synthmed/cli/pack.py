@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from synthmed.cli.common import (
+    ExcludeOption,
     JsonOption,
     LoaderWorkersOption,
     OverwriteOption,
@@ -76,6 +77,7 @@ def pack(
     positive: PositiveOption = None,
     dataset: DatasetOption = None,
     source_license: SourceTermsOption = NOT_STATED,
+    exclude: ExcludeOption = None,
     max_bad: MaxBadOption = 0.01,
     workers: LoaderWorkersOption = 4,
     ranks: RanksOption = 1,
@@ -109,6 +111,7 @@ def pack(
         workers=workers,
         ranks=ranks,
         max_bad=max_bad,
+        exclude=tuple(exclude or ()),
         source_terms=source_license,
     )
     report = pack_images(source, output, config, overwrite=overwrite, threads=threads)

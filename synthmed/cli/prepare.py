@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from synthmed.cli.common import (
+    ExcludeOption,
     JsonOption,
     OverwriteOption,
     PositiveOption,
@@ -60,8 +61,8 @@ MaxBadOption = Annotated[
     float,
     typer.Option(
         "--max-bad",
-        help="Largest share of images that may be left out because they are missing, unreadable, duplicates, or too "
-        "small (the short side below 16 pixels or half of --size).",
+        help="Largest share of images that may be left out because they are missing, unreadable, duplicates, of "
+        "two classes with the same pixels, or too small (the short side below 16 pixels or half of --size).",
     ),
 ]
 FormatOption = Annotated[
@@ -146,6 +147,7 @@ def prepare_airogs(
     source: SourceArgument,
     output: ShardsOutputOption,
     groups: AirogsGroupsOption = None,
+    exclude: ExcludeOption = None,
     size: SizeOption = AIROGS.size,
     resize: ResizeOption = AIROGS.resize,
     validation: ValidationOption = 0.1,
@@ -166,13 +168,14 @@ def prepare_airogs(
     """
     from synthmed.data.prepare.releases import read_airogs
 
-    _prepare(read_airogs(source, groups), locals())
+    _prepare(read_airogs(source, groups, exclude or ()), locals())
 
 
 @prepare_app.command("crcdx", epilog="Example: synthmed prepare crcdx ~/CRC_DX -o data/crcdx")
 def prepare_crcdx(
     source: SourceArgument,
     output: ShardsOutputOption,
+    exclude: ExcludeOption = None,
     size: SizeOption = CRCDX.size,
     resize: ResizeOption = CRCDX.resize,
     validation: OwnValidationOption = 0.1,
@@ -194,7 +197,7 @@ def prepare_crcdx(
     """
     from synthmed.data.prepare.releases import read_crcdx
 
-    _prepare(read_crcdx(source), locals())
+    _prepare(read_crcdx(source, exclude or ()), locals())
 
 
 @prepare_app.command(
@@ -206,6 +209,7 @@ def prepare_chexpert(
     finding: FindingOption = "Cardiomegaly",
     uncertain: UncertainOption = "positive",
     blank: BlankOption = "negative",
+    exclude: ExcludeOption = None,
     size: SizeOption = CHEXPERT.size,
     resize: ResizeOption = CHEXPERT.resize,
     validation: ValidationOption = 0.1,
@@ -226,7 +230,7 @@ def prepare_chexpert(
     """
     from synthmed.data.prepare.releases import read_chexpert
 
-    _prepare(read_chexpert(source, finding, uncertain, blank), locals())
+    _prepare(read_chexpert(source, finding, uncertain, blank, exclude or ()), locals())
 
 
 @prepare_app.command(
@@ -238,6 +242,7 @@ def prepare_images(
     group_pattern: GroupPatternOption = None,
     groups: GroupsOption = None,
     positive: PositiveOption = None,
+    exclude: ExcludeOption = None,
     size: SizeOption = DataSetInfo.size,
     resize: ResizeOption = DataSetInfo.resize,
     validation: ValidationOption = 0.1,
@@ -254,7 +259,7 @@ def prepare_images(
     """Any images in one folder per class; the sorted names of the folders are the classes in label order."""
     from synthmed.data.prepare.releases import read_image_folders
 
-    release = read_image_folders(source, name, group_pattern, groups, positive)
+    release = read_image_folders(source, name, group_pattern, groups, positive, exclude or ())
     _prepare(release, locals())
 
 

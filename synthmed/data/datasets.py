@@ -9,6 +9,7 @@ from typing import Literal
 
 from synthmed.data.labels import Classes, normalise
 from synthmed.errors import UsageError, nearest
+from synthmed.runtime.progress import printable
 
 CHEXPERT_FINDINGS = (
     "No Finding",
@@ -143,4 +144,6 @@ def folder_info(name: str, classes: Sequence[str], positive: str | None = None) 
     elif len(plain) == 2:
         positive = plain[1]
     word = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "images"
-    return DataSetInfo(name=word, title=f"{name}: an image folder", classes=replace(plain, positive=positive))
+    return DataSetInfo(
+        name=word, title=f"{printable(name)}: an image folder", classes=replace(plain, positive=positive)
+    )

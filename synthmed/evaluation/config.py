@@ -57,6 +57,8 @@ class EvaluateRequest:
     """Folder in which features are kept; None keeps none."""
     baselines: tuple[Path, ...] = ()
     """Results of earlier evaluations, whose generated sets stand beside these."""
+    exclude: tuple[str, ...] = ()
+    """Shell patterns of files and folders that are passed over in folders, zips and tars of images."""
     sheets: bool = True
     """Whether pictures that show real images are written."""
     device: str = "auto"

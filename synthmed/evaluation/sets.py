@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,8 @@ def open_sets(request: EvaluateRequest) -> EvaluationSets:
     Raises:
         DataError: A set cannot be read, is not of the kind it is given as, or has other classes.
     """
-    real = open_by_content(request.real, size=request.config.size, split="train", cache=request.cache)
+    options: dict[str, Any] = {"split": "train", "exclude": request.exclude, "cache": request.cache}
+    real = open_by_content(request.real, size=request.config.size, **options)
     if real.kind == "synthetic":
         raise DataError(f"--real {request.real} says that its images are synthetic", "give the real ones")
     place, _ = split_place(request.real)
@@ -51,7 +53,7 @@ def open_sets(request: EvaluateRequest) -> EvaluationSets:
     def open_real(where: str) -> ImageSet:
         # The reference is often the training split itself, which is then opened once.
         if where not in opened:
-            images = open_by_content(where, size=real.size, split="train", cache=request.cache)
+            images = open_by_content(where, size=real.size, **options)
             opened[where] = match_classes(real=real, generated=images)
         return opened[where]
 
@@ -61,16 +63,16 @@ def open_sets(request: EvaluateRequest) -> EvaluationSets:
     held_out = request.held_out or next((f"{place}:{split}" for split in others), None)
     return EvaluationSets(
         real=real,
-        generated=_open_generated(request, real),
+        generated=_open_generated(request, real, options),
         training=None if training is None else open_real(training),
         held_out=None if held_out is None else open_real(held_out),
     )
 
 
-def _open_generated(request: EvaluateRequest, real: ImageSet) -> tuple[ImageSet, ...]:
+def _open_generated(request: EvaluateRequest, real: ImageSet, options: dict[str, Any]) -> tuple[ImageSet, ...]:
     sets = []
     for where in request.generated:
-        images = open_by_content(where, size=real.size, split="train", cache=request.cache)
+        images = open_by_content(where, size=real.size, **options)
         if images.kind == "real":
             raise DataError(f"--synthetic {where} says that its images are real", "give the generated ones")
         shared = set(images.pixel_hashes) & set(real.pixel_hashes)

@@ -130,7 +130,10 @@ def load_images(comparison: Comparison) -> tuple[ImageSet, dict[str, ImageSet]]:
     test = open_images(comparison.folders.test, size=comparison.size)
     needed = {source for arm in comparison.arms for source in batch_shares(arm, comparison.config)}
     side, _ = test.size
-    return test, {name: open_images(comparison.folders.train[name], size=side) for name in sorted(needed)}
+    sources = {name: open_images(comparison.folders.train[name], size=side) for name in sorted(needed)}
+    for images in (test, *sources.values()):
+        images.log_resized()
+    return test, sources
 
 
 def _run_training(

@@ -58,6 +58,8 @@ class PackConfig:
     """Training processes that it should suit."""
     max_bad: float = 0.01
     """Largest share of images that may be left out."""
+    exclude: tuple[str, ...] = ()
+    """Shell patterns of files and folders that are passed over."""
     source_terms: str = "not stated"
 
     def __post_init__(self) -> None:
@@ -107,13 +109,16 @@ def pack_images(
         Interrupted: A signal came; finished shards are kept.
     """
     threads = threads or default_workers()
-    with open_source(path) as source:
+    with open_source(path, config.exclude) as source:
         labels = read_labels(source, config.classes)
         first = find_first(source, labels.labels)
         info = _folder_info(path, labels, first, config)
         items = [_make_item(path, name, labels) for name in sorted(labels.labels)]
         open_output(output, _run_config(source, labels, config, info), name=RUN_FILE, overwrite=overwrite)
         _log_notes(source, labels)
+        if len(source.problems) > config.max_bad * (len(items) + len(source.problems)):
+            # Better said now than after an hour of checking images.
+            leave_out(source.problems, len(items) + len(source.problems), output, config.max_bad)
         packer = Packer(source, first, info, config.image_format == "keep")
         with StopSignal() as stop:
             usable, problems, duplicates = check_items(items, packer, output, threads, stop)
@@ -203,5 +208,5 @@ def _log_notes(source: ImageSource, labels: Labels) -> None:
     log(f"{len(labels.labels)} images in {len(labels.classes)} classes, {labels.origin}")
     if labels.num_unlisted:
         log(f"{labels.num_unlisted} images are not listed and are not used")
-    if source.num_others:
-        log(f"{source.num_others} other files are no images and are not opened")
+    for note in source.notes():
+        log(note)

@@ -35,7 +35,7 @@ class Problem:
 
     source: str
     reason: str
-    """missing, unreadable, wrong size, duplicate or no patient."""
+    """missing, refused, unreadable, wrong size, duplicate, label conflict or no patient."""
     detail: str
 
 

@@ -9,12 +9,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from synthmed.data.datasets import AIROGS, CRCDX, DataSetInfo, chexpert_info, finding_column, folder_info
+from synthmed.data.folders import read_folder
+from synthmed.data.names import excluded_by
 from synthmed.data.prepare.raw import Problem, RawItem, Release
-from synthmed.data.prepare.tables import find_images, read_groups, read_table
+from synthmed.data.prepare.tables import read_groups, read_table
 from synthmed.data.shards.plan import safe_key
 from synthmed.errors import DataError, UsageError
 
@@ -26,12 +28,13 @@ OWN_GROUP_NOTE = (
 CHEXPERT_PATIENT = re.compile(r"(?:^|/)(patient[0-9]+)/")
 
 
-def read_airogs(source: Path, groups: Path | None = None) -> Release:
+def read_airogs(source: Path, groups: Path | None = None, exclude: Sequence[str] = ()) -> Release:
     """Read AIROGS: `train_labels.csv` and `<challenge_id>.jpg` in any depth of sub-folders.
 
     Args:
         source: Folder of the release.
         groups: CSV of `challenge_id` and `group`; the release has no patients, so each image is its own without it.
+        exclude: Shell patterns of files and folders to pass over; see `data.names.excluded_by`.
 
     Raises:
         DataError: The CSV is missing, has not the columns, or a class that is not NRG or RG.
@@ -39,22 +42,28 @@ def read_airogs(source: Path, groups: Path | None = None) -> Release:
     table = source / "train_labels.csv"
     patients = read_groups(groups) if groups else None
     rows, problems = _airogs_rows(table)
-    files: dict[str, list[Path]] = {}
-    for file in find_images(source):
-        files.setdefault(file.stem, []).append(file)
+    found = read_folder(source, exclude, tables={table.name, groups.name if groups else table.name})
+    files: dict[str, list[str]] = {}
+    for name in found.images():
+        files.setdefault(PurePosixPath(name).stem, []).append(name)
+    # A listed image that cannot be read, or is not there, is counted once; one that is to be passed over is not.
+    problems += [problem for problem in found.problems if PurePosixPath(problem.source).stem not in rows]
+    excluded = {PurePosixPath(name).stem for name in found.excluded()} - files.keys()
     items = []
-    for name, label in rows.items():
-        paths = files.pop(name, [])
-        path = paths[0] if paths else None
-        where = path.relative_to(source).as_posix() if path else f"{name}.jpg"
-        item = RawItem(path, where, safe_key(name, max_bytes=MAX_ID_BYTES), label, name)
-        items.append(item if patients is None else _regroup(item, patients, groups, (name,)))
-        for other in paths[1:]:
-            problems.append(Problem(other.relative_to(source).as_posix(), "duplicate", f"a second file of {name}"))
+    for image, label in rows.items():
+        if image in excluded:
+            continue
+        names = files.pop(image, [])
+        where = names[0] if names else f"{image}.jpg"
+        path = source / where if names else None
+        item = RawItem(path, where, safe_key(image, max_bytes=MAX_ID_BYTES), label, image)
+        items.append(item if patients is None else _regroup(item, patients, groups, (image,)))
+        problems += [Problem(other, "duplicate", f"a second file of {image}") for other in names[1:]]
     notes = [OWN_GROUP_NOTE] if patients is None else []
     if files:
         notes.append(f"{sum(map(len, files.values()))} images are not listed in {table.name} and are not used")
-    return Release(AIROGS, items, problems, {"images": len(items), **_class_counts(AIROGS, items)}, notes)
+    counts = {"images": len(items), **_class_counts(AIROGS, items)}
+    return Release(AIROGS, items, problems, counts, [*notes, *found.notes()])
 
 
 def _airogs_rows(table: Path) -> tuple[dict[str, int], list[Problem]]:
@@ -70,33 +79,46 @@ def _airogs_rows(table: Path) -> tuple[dict[str, int], list[Problem]]:
     return labels, problems
 
 
-def read_crcdx(source: Path) -> Release:
+def read_crcdx(source: Path, exclude: Sequence[str] = ()) -> Release:
     """Read CRCDX: tiles in folders MSIH and nonMSIH, in any depth, patient from the TCGA barcode in the tile's name.
 
     A tile below a folder with "train" or "test" in its name stays in that split; validation is taken from train.
 
+    Args:
+        source: Folder of the release.
+        exclude: Shell patterns of files and folders to pass over; see `data.names.excluded_by`.
+
     Raises:
         DataError: No such folders, or a patient is in both train and test.
     """
-    items, problems = [], []
-    for path in find_images(source):
-        inside = path.relative_to(source)
-        labels = [label for part in inside.parts[:-1] if (label := _folder_label(part, CRCDX)) is not None]
+    found = read_folder(source, exclude)
+    items, problems, elsewhere = [], list(found.problems), []
+    for name in found.images():
+        *folders, file = name.split("/")
+        labels = [label for part in folders if (label := _folder_label(part, CRCDX)) is not None]
         if not labels:
+            elsewhere.append(name)
             continue
-        barcode = PATIENT_BARCODE.search(path.name)
+        barcode = PATIENT_BARCODE.search(file)
         if barcode is None:
-            problems.append(Problem(inside.as_posix(), "no patient", "no TCGA barcode in the name"))
+            problems.append(Problem(name, "no patient", "no TCGA barcode in the name"))
             continue
-        key = safe_key(path.stem, max_bytes=MAX_ID_BYTES)
-        split = _own_split(inside.parts[:-1])
-        items.append(RawItem(path, inside.as_posix(), key, labels[-1], barcode[0].upper(), split))
+        key = safe_key(PurePosixPath(file).stem, max_bytes=MAX_ID_BYTES)
+        items.append(RawItem(source / name, name, key, labels[-1], barcode[0].upper(), _own_split(folders)))
     if not items:
-        found = f"{len(problems)} tiles without a TCGA barcode" if problems else "no tiles in folders MSIH and nonMSIH"
-        raise DataError(f"{source} is not CRCDX: {found}", "give the folder into which the release was unpacked")
+        without = len(problems) - len(found.problems)
+        what = f"{without} tiles without a TCGA barcode" if without else "no tiles in folders MSIH and nonMSIH"
+        raise DataError(
+            f"{source} is not CRCDX: {what}{found.explain()}", "give the folder into which the release was unpacked"
+        )
     _check_own_splits(items)
     counts = Counter(f"{item.split or 'train'} {CRCDX.classes[item.label]}" for item in items)
-    return Release(CRCDX, items, problems, {name: counts[name] for name in CRCDX.published})
+    notes = found.notes()
+    if elsewhere:
+        notes.append(
+            f"{len(elsewhere)} images lie in no folder MSIH or nonMSIH and are not used, e.g. {min(elsewhere)}"
+        )
+    return Release(CRCDX, items, problems, {name: counts[name] for name in CRCDX.published}, notes)
 
 
 def _folder_label(name: str, info: DataSetInfo) -> int | None:
@@ -125,6 +147,7 @@ def read_chexpert(
     finding: str = "Cardiomegaly",
     uncertain: Literal["positive", "negative", "drop"] = "positive",
     blank: Literal["negative", "drop"] = "negative",
+    exclude: Sequence[str] = (),
 ) -> Release:
     """Read CheXpert's `train.csv`: frontal views only, patient from the path.
 
@@ -133,6 +156,7 @@ def read_chexpert(
         finding: One of the 14 columns of findings.
         uncertain: What -1 counts as.
         blank: What an empty cell counts as.
+        exclude: Shell patterns of listed images to pass over; see `data.names.excluded_by`.
 
     Raises:
         UsageError: No such finding.
@@ -148,7 +172,9 @@ def read_chexpert(
         for listed, (value, patient) in rows.items()
         if (label := meanings[value]) is not None
     ]
-    return Release(info, used, problems, {name: counts[name] for name in info.published})
+    kept = [item for item in used if not excluded_by(item.source, exclude)]
+    notes = [f"{len(used) - len(kept)} listed images are passed over by --exclude"] if exclude else []
+    return Release(info, kept, problems, {name: counts[name] for name in info.published}, notes)
 
 
 def _chexpert_rows(table: Path, column: str) -> tuple[dict[str, tuple[str, str]], list[Problem], Counter[str]]:
@@ -203,6 +229,7 @@ def read_image_folders(
     group_pattern: str | None = None,
     groups: Path | None = None,
     positive: str | None = None,
+    exclude: Sequence[str] = (),
 ) -> Release:
     """Read one folder per class; sorted folder names give the labels.
 
@@ -214,37 +241,42 @@ def read_image_folders(
         groups: CSV whose column `group` holds the patient and whose first other column the image: its path inside
             `source`, its file name, or that without the ending.
         positive: Class whose score AUROC ranks.
+        exclude: Shell patterns of files and folders to pass over; see `data.names.excluded_by`.
 
     Raises:
         UsageError: The pattern is no regular expression, or both ways to patients are given.
-        DataError: Fewer than two class folders, or an image has no group.
+        DataError: Fewer than two class folders, one that is a split by its name or holds no image, or an image has no
+            group.
     """
     if group_pattern is not None and groups is not None:
         raise UsageError("--group-pattern and --groups were both given", "one of them says which patient an image has")
-    folders = sorted(path for path in _folders(source) if path.is_dir() and not path.name.startswith("."))
-    classes = [folder.name for folder in folders if any(find_images(folder))]
+    found = read_folder(source, exclude)
+    classes = found.class_folders()
+    beside = [name for name in found.images() if "/" not in name]
+    stray = [f"{len(beside)} images lie beside the class folders and are not used, e.g. {beside[0]}"] if beside else []
     if len(classes) < 2:
-        raise DataError(f"{source} has {len(classes)} folders with images", "one a class is needed, two at least")
+        raise DataError(
+            f"{source} has {len(classes)} folders with images{found.explain()}{''.join(f'; {note}' for note in stray)}",
+            "one a class is needed, two at least",
+        )
     pattern = _compile(group_pattern)
     patients = read_groups(groups) if groups else None
+    label_of = {class_name: label for label, class_name in enumerate(classes)}
     items = []
-    for label, class_name in enumerate(classes):
-        for path in find_images(source / class_name):
-            item = _folder_item(source, path, label, pattern)
-            names = (item.source, path.name, path.stem)
-            items.append(item if patients is None else _regroup(item, patients, groups, names))
+    for path in found.images()[len(beside) :]:  # those at the top come first
+        item = _folder_item(source, path, label_of[path.partition("/")[0]], pattern)
+        names = (item.source, PurePosixPath(path).name, PurePosixPath(path).stem)
+        items.append(item if patients is None else _regroup(item, patients, groups, names))
     info = folder_info(name or source.resolve().name, classes, positive)
     notes = [] if pattern or groups else [OWN_GROUP_NOTE + " or --group-pattern"]
-    return Release(info, items, notes=notes)
+    return Release(info, items, found.problems, notes=[*notes, *stray, *found.notes()])
 
 
-def _folder_item(source: Path, path: Path, label: int, pattern: re.Pattern[str] | None) -> RawItem:
+def _folder_item(source: Path, name: str, label: int, pattern: re.Pattern[str] | None) -> RawItem:
     """Return an image of a class folder, with the patient that the pattern finds, else as a patient of its own."""
-    inside = path.relative_to(source)
-    key = safe_key(inside.with_suffix("").as_posix().replace("/", "-"), max_bytes=MAX_ID_BYTES)
-    name = inside.as_posix()
+    key = safe_key(PurePosixPath(name).with_suffix("").as_posix().replace("/", "-"), max_bytes=MAX_ID_BYTES)
     group = name if pattern is None else _match_group(pattern, name.partition("/")[2])
-    return RawItem(path, name, key, label, group)
+    return RawItem(source / name, name, key, label, group)
 
 
 def _compile(pattern: str | None) -> re.Pattern[str] | None:
@@ -260,12 +292,6 @@ def _match_group(pattern: re.Pattern[str], text: str) -> str:
     if not group:
         raise DataError(f"--group-pattern {pattern.pattern!r} finds no group in {text!r}")
     return group
-
-
-def _folders(source: Path) -> list[Path]:
-    if not source.is_dir():
-        raise DataError(f"no such folder: {source}")
-    return list(source.iterdir())
 
 
 def _regroup(item: RawItem, groups: Mapping[str, str], table: Path | None, names: Iterable[str]) -> RawItem:

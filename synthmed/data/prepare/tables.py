@@ -1,38 +1,12 @@
-"""What every release is made of: image files in folders, and CSV tables."""
+"""The CSV tables of releases."""
 
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from synthmed.data.images import IMAGE_SUFFIXES
 from synthmed.errors import DataError
-
-
-def find_images(source: Path) -> Iterator[Path]:
-    """Yield the image files below a folder in a fixed order; hidden files and folders are passed over.
-
-    Raises:
-        DataError: There is no such folder.
-    """
-    return (path for path in find_files(source) if path.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def find_files(source: Path) -> Iterator[Path]:
-    """Yield all files below a folder in a fixed order; hidden files and folders are passed over.
-
-    Raises:
-        DataError: There is no such folder.
-    """
-    if not source.is_dir():
-        raise DataError(f"no such folder: {source}")
-    for folder, names, files in os.walk(source):
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        for file in sorted(files):
-            if not file.startswith("."):
-                yield Path(folder, file)
 
 
 def read_table(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:

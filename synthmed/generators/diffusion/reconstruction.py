@@ -108,6 +108,7 @@ def evaluate_autoencoders(
     for split in splits or find_splits(data):
         folder = open_folder(data, split)
         images = open_images(folder, size=size, channels=channels)
+        images.log_resized()
         size = images.size[0]
         _check_size(models, size)
         if vgg_weights is not None and size < MIN_SIZE:
