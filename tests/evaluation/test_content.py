@@ -141,7 +141,7 @@ def test_other_sizes_are_resized_as_for_training(tmp_path: Path, capsys: pytest.
     for key, image in zip(images.keys, images.load(range(6)), strict=True):
         original = pixels(int(key.removeprefix("train-")), 40, 24)
         assert (image.permute(1, 2, 0).numpy() == resize_image(original, 16, "crop")).all()
-    assert "images of 40 x 24 pixels are resized to 16 x 16" in capsys.readouterr().err
+    assert "6 of 6 images of other sizes are resized to 16 x 16" in capsys.readouterr().err
     assert open_by_content(str(tmp_path)).size == (40, 24)
     assert capsys.readouterr().err == ""
     assert open_by_content(str(tmp_path), size=(20, 32)).load([0]).shape == (1, 3, 20, 32)

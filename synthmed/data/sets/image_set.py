@@ -84,10 +84,13 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return hash_json({"size": list(self.size), "images": list(self.pixel_hashes)})
 
     def log_resized(self) -> None:
-        """Say on stderr how many of the images, as far as they were read, were brought to another size."""
-        if count := int(self._reader.was_resized.sum()):
+        """Say on stderr how many of the images were brought to another size."""
+        # Images that do not fit into memory are read later: then all that is known is the size of the first.
+        count = self._reader.was_resized.sum() or ("all" if self.native_size != self.size else 0)
+        if count:
+            where = self.name if self.split is None else f"{self.name.removesuffix(f':{self.split}')}:{self.split}"
             height, width = self.size
-            log(f"{self.name}: {count} of {len(self)} images of other sizes are resized to {height} x {width}")
+            log(f"{where}: {count} of {len(self)} images of other sizes are resized to {height} x {width} pixels")
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -167,7 +167,9 @@ def test_hidden_and_other_files_are_passed_over(tmp_path: Path, capsys: pytest.C
     report = pack(write_zip(tmp_path / "x.zip", files), tmp_path / "out")
     assert report.images == {"cat": 3, "dog": 3}
     assert report.left_out == {}
-    assert "1 other files are no images and are not opened" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "1 file is not read: 1 .pkl, e.g. model.pkl" in said
+    assert "2 files are passed over: 1 __MACOSX, 1 hidden, e.g. __MACOSX/cat/._000.png" in said
 
 
 def test_copies_are_kept_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -291,7 +293,7 @@ def test_listed_images_that_are_missing_count_as_bad(tmp_path: Path, capsys: pyt
     ("files", "message"),
     [
         ({"1.png": X, "2.png": X}, "has no class folders"),
-        ({"train/cat/1.png": X, "test/cat/2.png": X}, "has a folder for each split: test, train"),
+        ({"train/cat/1.png": X, "test/cat/2.png": X}, "has folders that are splits by their name, not classes: test, train"),
         ({"1.png": X, "dataset.json": b"{"}, "dataset.json is not JSON"),
         ({"1.png": X, "dataset.json": b"[" * 100_000}, "dataset.json is not JSON"),
         ({"1.png": X, "dataset.json": b'{"labels": null}'}, "dataset.json has no labels"),
@@ -372,7 +374,10 @@ HOSTILE_NAMES = [
     "cat/../../evil.png",
     "/etc/evil.png",
     "C:/evil.png",
-    "cat\\evil.png",
+    "cat\\..\\..\\evil.png",
+    "\\\\server\\evil.png",
+    "C:\\evil.png",
+    f"cat/{'x' * 1000}/evil.png",
     "cat/\x1b[2J.png",
 ]
 
@@ -421,7 +426,7 @@ def test_links_encrypted_and_double_members_of_a_zip_are_refused(tmp_path: Path)
 
 
 def test_zip_bomb_is_refused_by_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("synthmed.data.pack.sources.MAX_IMAGE_BYTES", 100_000)
+    monkeypatch.setattr("synthmed.data.folders.MAX_IMAGE_BYTES", 100_000)
     source = write_zip(tmp_path / "x.zip", {**class_folders(), "cat/bomb.png": bytes(10_000_000)})
     assert source.stat().st_size < 50_000
     report = pack(source, tmp_path / "out", max_bad=0.1)
@@ -452,7 +457,7 @@ def test_links_in_a_folder_lead_to_files_alone(tmp_path: Path) -> None:
     (source / "cat/gone.png").symlink_to(tmp_path / "gone.png")
     os.mkfifo(source / "cat/pipe.png")
     report = pack(source, tmp_path / "out", max_bad=0.2)
-    assert report.left_out == {"refused": 3}
+    assert report.left_out == {"missing": 1, "refused": 2}
 
 
 def test_image_that_cannot_be_read_any_more_ends_the_run(tmp_path: Path) -> None:

@@ -210,41 +210,46 @@ def test_max_bad_does_not_count_as_another_setting(airogs: Path, tmp_path: Path)
 
 
 def spoil(source: Path) -> None:
-    """Make one image missing, one unreadable, one too small and one a copy of an image of the other class."""
+    """Make one image missing, one unreadable, one too small, one a copy of its class and one of the other class."""
     (source / "0/TRAIN000003.png").unlink()
     (source / "1/TRAIN000004.png").write_bytes(b"no image")
     write_image(source / "2/TRAIN000005.png", 5, (7, 40))
     (source / "0/TRAIN000006.png").write_bytes((source / "1/TRAIN000001.png").read_bytes())
+    (source / "1/TRAIN000007.png").write_bytes((source / "2/TRAIN000002.png").read_bytes())
 
 
 def test_bad_images_are_counted_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, output = make_airogs(tmp_path / "in"), tmp_path / "out"
     spoil(source)
-    report = prepare_airogs(source, output, max_bad=0.04)
-    assert report.left_out == {"duplicate": 1, "missing": 1, "unreadable": 1, "wrong size": 1}
+    report = prepare_airogs(source, output, max_bad=0.05)
+    assert report.left_out == {"duplicate": 1, "label conflict": 2, "missing": 1, "unreadable": 1, "wrong size": 1}
     rows = [json.loads(line) for line in (output / ".synthmed/left_out.jsonl").read_text().splitlines()]
     assert [(row["source"], row["reason"]) for row in rows] == [
+        ("1/TRAIN000001.png", "label conflict"),
         ("TRAIN000003.jpg", "missing"),
         ("1/TRAIN000004.png", "unreadable"),
         ("2/TRAIN000005.png", "wrong size"),
-        ("0/TRAIN000006.png", "duplicate"),
+        ("0/TRAIN000006.png", "label conflict"),
+        ("1/TRAIN000007.png", "duplicate"),
     ]
-    assert rows[3]["detail"] == "same pixels as 1/TRAIN000001.png"
+    assert rows[0]["detail"] == "no-glaucoma here, same pixels as 0/TRAIN000006.png, which is glaucoma"
+    assert rows[4]["detail"] == "glaucoma here, same pixels as 1/TRAIN000001.png, which is no-glaucoma"
+    assert rows[5]["detail"] == "same pixels as 2/TRAIN000002.png"
     assert "2/TRAIN000005.png: wrong size: 40 x 7 pixels, at least 16 are needed" in capsys.readouterr().err
     kept = {entry.key[-11:] for split in SPLITS for entry in open_folder(output, split).entries}
-    assert len(kept) == 116
-    assert not kept & {f"TRAIN00000{number}" for number in (3, 4, 5, 6)}
+    assert len(kept) == 114
+    assert not kept & {f"TRAIN00000{number}" for number in (1, 3, 4, 5, 6, 7)}
 
 
 def test_too_many_bad_images_end_the_run_before_any_shard(tmp_path: Path) -> None:
     source, output = make_airogs(tmp_path / "in"), tmp_path / "out"
     spoil(source)
-    with pytest.raises(DataError, match=r"4 of 120 images \(3\.3%\) cannot be used: 1 duplicate, 1 missing") as error:
+    with pytest.raises(DataError, match=r"6 of 120 images \(5\.0%\) cannot be used: 1 duplicate, 2 label") as error:
         prepare_airogs(source, output)
     assert "--max-bad" in str(error.value)
     assert not list(output.glob("*.tar"))
-    assert len((output / ".synthmed/left_out.jsonl").read_text().splitlines()) == 4
-    for number in range(3, 7):
+    assert len((output / ".synthmed/left_out.jsonl").read_text().splitlines()) == 6
+    for number in range(3, 8):
         write_image(source / str(number % 3) / f"TRAIN{number:06d}.png", number)
     assert prepare_airogs(source, output).left_out == {}
 
