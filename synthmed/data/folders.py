@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -32,6 +32,16 @@ MAX_LINKS = 100
 """Links to one folder; links that lead to links to links could otherwise multiply without an end."""
 
 
+@dataclass(frozen=True)
+class _Step:
+    """A folder on the way to another one."""
+
+    real: str
+    """Its path without links."""
+    link: str = ""
+    """Its name, if that is a link."""
+
+
 @dataclass
 class Contents:
     """The files of a folder, zip or tar by what becomes of them."""
@@ -51,7 +61,7 @@ class Contents:
     problems: list[Problem] = field(default_factory=list)
     """Images that cannot be read, for what their name or kind is, and links that lead nowhere."""
     loops: list[str] = field(default_factory=list)
-    """Links to a folder that they lie in."""
+    """Links that lead back to a folder that they lie in."""
     remarks: list[str] = field(default_factory=list)
 
     def images(self) -> list[str]:
@@ -95,38 +105,59 @@ class Contents:
     def walk(self) -> None:
         """Add all files below the folder, links followed: those of a folder sorted, then those of its sub-folders.
 
+        A link that leads, by itself or by others, to a folder that it lies in is not followed.
+
         Raises:
             DataError: There is no such folder, or one in it cannot be read, or is linked to without an end.
         """
         if not self.path.is_dir():
             raise DataError(f"no such folder: {self.path}")
         num_links = Counter[str]()
-        # Folders to look into, each with the real paths of those that lead to it and of itself.
-        waiting: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(self.path),))]
+        waiting: list[tuple[str, tuple[_Step, ...]]] = [("", (_Step(os.path.realpath(self.path)),))]
         while waiting:
-            place, above = waiting.pop()
-            below: list[tuple[str, tuple[str, ...]]] = []
-            for entry in _entries(self.path / place):
-                name = place + entry.name
-                real = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(above[-1], entry.name)
-                try:
-                    found = entry.stat()
-                except OSError:
-                    self._add_unreachable(name, entry)
+            place, steps = waiting.pop()
+            if any(step.link in self.loops for step in steps):
+                continue
+            below: list[tuple[str, tuple[_Step, ...]]] = []
+            for name, step in self._add_entries(place, steps[-1].real):
+                if step.real in (real_paths := [each.real for each in steps]):
+                    since = (*steps[real_paths.index(step.real) + 1 :], step)
+                    self.loops.append(next(each.link for each in since if each.link))
                     continue
-                if not stat.S_ISDIR(found.st_mode):
-                    self.add(name, found.st_size, "" if stat.S_ISREG(found.st_mode) else "it is not a file")
-                elif rule := find_rule(name, self.exclude):
-                    self.passed_over.setdefault(rule, []).extend(_names_below(self.path, name, rule))
-                elif real in above:
-                    self.loops.append(name)
-                else:
-                    num_links[real] += entry.is_symlink()
-                    if num_links[real] > MAX_LINKS:
-                        raise DataError(f"{self.path} has more than {MAX_LINKS} links to {real}", "remove some")
-                    self.folders.add(name)
-                    below.append((f"{name}/", (*above, real)))
+                num_links[step.real] += bool(step.link)
+                if num_links[step.real] > MAX_LINKS:
+                    raise DataError(f"{self.path} has more than {MAX_LINKS} links to {step.real}", "remove some")
+                self.folders.add(name)
+                below.append((f"{name}/", (*steps, step)))
             waiting += reversed(below)
+        self._forget(self.loops)
+
+    def _add_entries(self, place: str, real: str) -> Iterator[tuple[str, _Step]]:
+        """Add the files at a place, whose real path is `real`, and yield its folders."""
+        for entry in _entries(self.path / place):
+            name, is_link = place + entry.name, entry.is_symlink()
+            try:
+                found = entry.stat()
+            except OSError:
+                self._add_unreachable(name, entry)
+                continue
+            if not stat.S_ISDIR(found.st_mode):
+                self.add(name, found.st_size, "" if stat.S_ISREG(found.st_mode) else "it is not a file")
+            elif rule := find_rule(name, self.exclude):
+                self.passed_over.setdefault(rule, []).extend(_names_below(self.path, name, rule))
+            elif is_link:
+                yield name, _Step(os.path.realpath(entry.path), name)
+            else:
+                yield name, _Step(os.path.join(real, entry.name))
+
+    def _forget(self, links: Collection[str]) -> None:
+        """Take out what was found below links that turned out to lead back."""
+        below = tuple(f"{link}/" for link in links)
+        self.files = {name: size for name, size in self.files.items() if not name.startswith(below)}
+        self.folders = {name for name in self.folders if not f"{name}/".startswith(below)}
+        self.problems = [problem for problem in self.problems if not problem.source.startswith(below)]
+        for named in (self.unread, self.passed_over):
+            named.update({word: [n for n in names if not n.startswith(below)] for word, names in named.items()})
 
     def _add_unreachable(self, name: str, entry: os.DirEntry[str]) -> None:
         if rule := find_rule(name, self.exclude):
@@ -157,7 +188,7 @@ class Contents:
         for name in names:
             if name not in filled:
                 raise DataError(
-                    f"class folder {name!r} holds no image that can be read{self.explain(place + name)}",
+                    f"class folder {name!r} of {self.path / place} holds no image that can be read{self.explain(place + name)}",
                     f"--exclude {name!r} leaves it out",
                 )
         if splits := split_names(sorted({parts[1] for parts in inside if len(parts) > 2})):
@@ -185,7 +216,8 @@ class Contents:
                 notes.append(f"{_count(names, 'file')} {_are(names)} {what}: {_tally(named)}, e.g. {min(names)}")
         if self.loops:
             which = ", ".join(self.loops[:3]) + (", ..." if len(self.loops) > 3 else "")
-            notes.append(f"{_count(self.loops, 'link')} to a folder above {_are(self.loops)} not followed: {which}")
+            what = f"{_count(self.loops, 'link')} that lead{'s' if len(self.loops) == 1 else ''} back to a folder above"
+            notes.append(f"{what} {_are(self.loops)} not followed: {which}")
         unused = [pattern for pattern in self.exclude if f"--exclude {pattern}" not in self.passed_over]
         return notes + [f"--exclude {pattern} fits no file in {self.path}" for pattern in unused]
 

@@ -113,7 +113,7 @@ def check_splits(names: Sequence[str], place: Path) -> None:
         DataError: One is.
     """
     if splits := split_names(names):
-        remedy = f"give the folder of one split, e.g. {place / splits[-1]}, or move the class folders up"
+        remedy = f"give one split, e.g. {place / splits[-1]}, or move the class folders up"
         if len(splits) < len(names):
             remedy = f"rename it if it is a class, else --exclude {splits[0]!r}"
         raise DataError(f"{place} has folders that are splits by their name, not classes: {', '.join(splits)}", remedy)

@@ -56,7 +56,7 @@ def read_labels(source: ImageSource, chosen: Sequence[str] = ()) -> Labels:
     if not images:
         raise DataError(
             f"{source.path} holds no images that can be read{source.explain()}",
-            "PNG, JPEG, WebP, TIFF and BMP are read",
+            None if source.problems else "PNG, JPEG, WebP, TIFF and BMP are read",
         )
     common = PurePosixPath(posixpath.commonpath([str(PurePosixPath(name).parent) for name in images])).parts
     for depth in range(len(common) + 1):
@@ -175,7 +175,9 @@ def _from_folders(source: ImageSource, images: Sequence[str], place: str, chosen
     found = {word for word in word_of.values() if word}
     if not found:
         raise DataError(
-            f"{source.path} has no class folders" + (f" called {' or '.join(chosen)}" if chosen else ""),
+            f"{source.path} has no class folders"
+            + (f" called {' or '.join(chosen)}" if chosen else "")
+            + source.explain(),
             f"one folder a class, a {STYLEGAN_FILE}, or --class NAME where the only folder is the class",
         )
     if not chosen:

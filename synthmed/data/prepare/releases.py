@@ -253,7 +253,7 @@ def read_image_folders(
     found = read_folder(source, exclude)
     classes = found.class_folders()
     beside = [name for name in found.images() if "/" not in name]
-    stray = [f"{len(beside)} images lie beside the class folders and are not used, e.g. {beside[0]}"] if beside else []
+    stray = [f"images beside the class folders are not used: {len(beside)}, e.g. {beside[0]}"] if beside else []
     if len(classes) < 2:
         raise DataError(
             f"{source} has {len(classes)} folders with images{found.explain()}{''.join(f'; {note}' for note in stray)}",

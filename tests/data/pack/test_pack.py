@@ -293,7 +293,10 @@ def test_listed_images_that_are_missing_count_as_bad(tmp_path: Path, capsys: pyt
     ("files", "message"),
     [
         ({"1.png": X, "2.png": X}, "has no class folders"),
-        ({"train/cat/1.png": X, "test/cat/2.png": X}, "has folders that are splits by their name, not classes: test, train"),
+        (
+            {"train/cat/1.png": X, "test/cat/2.png": X},
+            "folders that are splits by their name, not classes: test, train",
+        ),
         ({"1.png": X, "dataset.json": b"{"}, "dataset.json is not JSON"),
         ({"1.png": X, "dataset.json": b"[" * 100_000}, "dataset.json is not JSON"),
         ({"1.png": X, "dataset.json": b'{"labels": null}'}, "dataset.json has no labels"),
