@@ -105,7 +105,8 @@ class Contents:
     def walk(self) -> None:
         """Add all files below the folder, links followed: those of a folder sorted, then those of its sub-folders.
 
-        A link that leads, by itself or by others, to a folder that it lies in is not followed.
+        A link that leads back to a folder that it lies in is not followed. Of several links that lead in a circle that
+        is the first whose images are listed elsewhere in the source, else the last.
 
         Raises:
             DataError: There is no such folder, or one in it cannot be read, or is linked to without an end.
@@ -121,8 +122,9 @@ class Contents:
             below: list[tuple[str, tuple[_Step, ...]]] = []
             for name, step in self._add_entries(place, steps[-1].real):
                 if step.real in (real_paths := [each.real for each in steps]):
-                    since = (*steps[real_paths.index(step.real) + 1 :], step)
-                    self.loops.append(next(each.link for each in since if each.link))
+                    circle = [each for each in (*steps[real_paths.index(step.real) + 1 :], step) if each.link]
+                    inside = (each.link for each in circle if Path(each.real).is_relative_to(real_paths[0]))
+                    self.loops.append(next(inside, circle[-1].link))
                     continue
                 num_links[step.real] += bool(step.link)
                 if num_links[step.real] > MAX_LINKS:
@@ -187,10 +189,8 @@ class Contents:
         filled = {parts[0] for parts in inside if len(parts) > 1}
         for name in names:
             if name not in filled:
-                raise DataError(
-                    f"class folder {name!r} of {self.path / place} holds no image that can be read{self.explain(place + name)}",
-                    f"--exclude {name!r} leaves it out",
-                )
+                what = f"class folder {name!r} of {self.path / place} holds no image that can be read"
+                raise DataError(what + self.explain(place + name), f"--exclude {name!r} leaves it out")
         if splits := split_names(sorted({parts[1] for parts in inside if len(parts) > 2})):
             self.remarks.append(f"folders inside the class folders are no splits here: {', '.join(splits)}")
         return names
