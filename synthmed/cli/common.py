@@ -11,8 +11,17 @@ from typing import Annotated, Any
 
 import typer
 
+from synthmed.errors import UsageError
 from synthmed.files.storage import location
 from synthmed.runtime.progress import printable
+
+
+def _check_patterns(patterns: list[str] | None) -> list[str] | None:
+    for pattern in patterns or ():
+        if not pattern.strip("./"):
+            raise UsageError(f"--exclude {pattern!r} fits nothing", "e.g. --exclude '*_mask.png'")
+    return patterns
+
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result on stdout as JSON instead of a table.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random in this command.")]
@@ -52,6 +61,7 @@ ExcludeOption = Annotated[
         help="Shell pattern of files to pass over, e.g. '*_mask.png': it must fit the path inside the source, or one "
         "part of it, such as a folder's name; repeat the option for several.",
         show_default="none",
+        callback=_check_patterns,
     ),
 ]
 PositiveOption = Annotated[

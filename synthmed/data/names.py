@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from synthmed.data.images import IMAGE_SUFFIXES
 from synthmed.data.labels import normalise
-from synthmed.errors import DataError, UsageError
+from synthmed.errors import DataError
 
 # Copies of whole volumes: not even their files are counted.
 SNAPSHOTS = (".snapshot", ".snapshots", "#snapshot", "~snapshot", "@Recently-Snapshot")
@@ -76,16 +76,10 @@ def find_rule(name: str, exclude: Iterable[str]) -> str:
 
 
 def excluded_by(name: str, patterns: Iterable[str]) -> str:
-    """Return the first shell pattern that fits a path, one of its parts or a folder it lies in; empty where none.
-
-    Raises:
-        UsageError: A pattern is empty.
-    """
+    """Return the first shell pattern that fits a path, one of its parts or a folder it lies in; empty where none."""
     parts = name.split("/")
     for pattern in patterns:
         wanted = pattern.removeprefix("./").rstrip("/")
-        if not wanted:
-            raise UsageError(f"--exclude {pattern!r} fits nothing", "e.g. --exclude '*_mask.png'")
         if any(
             fnmatchcase(part, wanted) or fnmatchcase("/".join(parts[:n]), wanted) for n, part in enumerate(parts, 1)
         ):

@@ -147,6 +147,28 @@ def test_other_sizes_are_resized_as_for_training(tmp_path: Path, capsys: pytest.
     assert open_by_content(str(tmp_path), size=(20, 32)).load([0]).shape == (1, 3, 20, 32)
 
 
+def test_folder_of_images_says_what_it_takes_and_what_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "s"
+    for number in range(8):
+        folder = tmp_path / "disk" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        size = (16, 16) if number < 5 else (20, 20)
+        (folder / f"{number}.png").write_bytes(encode_image(pixels(number, *size), "png"))
+    (tmp_path / "disk/a/0_mask.png").write_bytes(b"")
+    (tmp_path / "disk/a/0.dcm").write_bytes(b"")
+    source.mkdir()
+    for name in "ab":
+        (source / name).symlink_to(tmp_path / "disk" / name)
+    said = [
+        f"{source}: 1 file is not read: 1 .dcm, e.g. a/0.dcm",
+        f"{source}: 1 file is passed over: 1 --exclude *_mask.png, e.g. a/0_mask.png",
+        "s: 3 of 8 images of other sizes are resized to 16 x 16 pixels",
+    ]
+    for _ in ("decoded", "remembered"):
+        assert len(open_by_content(str(source), exclude=["*_mask.png"], cache=tmp_path / "cache")) == 8
+        assert capsys.readouterr().err.splitlines() == said
+
+
 def test_grey_images_become_three_channels(tmp_path: Path) -> None:
     from PIL import Image
 

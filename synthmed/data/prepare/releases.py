@@ -115,9 +115,7 @@ def read_crcdx(source: Path, exclude: Sequence[str] = ()) -> Release:
     counts = Counter(f"{item.split or 'train'} {CRCDX.classes[item.label]}" for item in items)
     notes = found.notes()
     if elsewhere:
-        notes.append(
-            f"{len(elsewhere)} images lie in no folder MSIH or nonMSIH and are not used, e.g. {min(elsewhere)}"
-        )
+        notes.append(f"images in no folder MSIH or nonMSIH are not used: {len(elsewhere)}, e.g. {min(elsewhere)}")
     return Release(CRCDX, items, problems, {name: counts[name] for name in CRCDX.published}, notes)
 
 

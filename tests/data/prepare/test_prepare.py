@@ -254,6 +254,16 @@ def test_too_many_bad_images_end_the_run_before_any_shard(tmp_path: Path) -> Non
     assert prepare_airogs(source, output).left_out == {}
 
 
+def test_refused_files_end_the_run_before_any_image_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "_check_item", None)
+    for name in ("a", "b"):
+        for number in range(10):
+            write_image(tmp_path / "in" / name / f"{number}.png", number)
+    os.rename(tmp_path / "in/a/3.png", os.fsencode(tmp_path / "in/a") + b"/\xfc.png")
+    with pytest.raises(DataError, match=r"1 refused; the first: a/\\udcfc.png: its name is not UTF-8"):
+        prepare_release(read_image_folders(tmp_path / "in"), tmp_path / "out", CONFIG)
+
+
 def test_class_too_small_for_its_splits_is_named_before_images_are_opened(tmp_path: Path) -> None:
     source = make_airogs(tmp_path / "in", 20)
     text = (source / "train_labels.csv").read_text().replace(",RG", ",NRG")
@@ -375,6 +385,8 @@ def test_command_prints_the_counts_and_nothing_else_on_stdout(airogs: Path, tmp_
         (("chexpert", "nowhere", "-o", "out", "--finding", "Edma"), 2, "error: unknown finding: 'Edma' (did you mean"),
         (("crcdx", "nowhere", "-o", "out"), 3, "error: no such folder: nowhere"),
         (("images", "nowhere", "-o", "out"), 3, "error: no such folder: nowhere"),
+        (("images", ".", "-o", "out", "--exclude", ""), 2, "error: --exclude '' fits nothing"),
+        (("crcdx", ".", "-o", "out", "--exclude", "a", "--exclude", "./"), 2, "error: --exclude './' fits nothing"),
         (("phantom", "-n", "5", "-o", "out"), 2, "error: too few phantoms: 5"),
         (("phantom", "-n", "50", "--test", "1.5", "-o", "out"), 2, "error: --validation 0.1 and --test 1.5"),
         (("airogs", "x"), 2, "error: Missing option '--output'"),

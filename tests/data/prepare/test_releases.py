@@ -57,6 +57,24 @@ def test_airogs_keeps_listed_images_that_are_missing_and_tells_of_unlisted_ones(
     assert "3 images are not listed in train_labels.csv" in release.notes[1]
 
 
+def test_airogs_on_linked_disks_without_what_is_excluded(tmp_path: Path) -> None:
+    source = write_airogs(tmp_path / "airogs")
+    touch(tmp_path / "disk/B1.jpg", tmp_path / "disk/@eaDir/A1.jpg", source / "masks/A1.png", source / "C1.jpg")
+    (source / "2").symlink_to(tmp_path / "disk")
+    (source / "A4.jpg").symlink_to("/mnt/gone.jpg")
+    with (source / "train_labels.csv").open("a") as table:
+        table.write("A4,RG\nB1,RG\nC1,NRG\n")
+    release = read_airogs(source, exclude=["masks", "C?.jpg"])
+    assert [(item.source, item.path is None) for item in release.items] == [
+        *(("0/A1.jpg", False), ("1/deep/A2.jpg", False), ("A3.JPG", False)),
+        *(("A4.jpg", True), ("2/B1.jpg", False)),
+    ]
+    assert (release.problems, release.counts["images"]) == ([], 5)
+    assert release.notes[1:] == [
+        "3 files are passed over: 1 --exclude C?.jpg, 1 --exclude masks, 1 @eaDir, e.g. 2/@eaDir/A1.jpg"
+    ]
+
+
 def test_airogs_leaves_out_what_is_there_twice(tmp_path: Path) -> None:
     touch(tmp_path / "2/A1.png")
     release = read_airogs(write_airogs(tmp_path, "A1,RG\nA1,NRG\nA2,NRG\nA3,NRG\n"))
@@ -130,6 +148,27 @@ def test_crcdx_takes_labels_splits_and_patients_from_names(tmp_path: Path) -> No
     }
     assert release.counts == {"train MSIH": 1, "train nonMSIH": 1}
     assert [problem.reason for problem in release.problems] == ["no patient"]
+
+
+def test_crcdx_on_linked_disks_says_what_is_not_used(tmp_path: Path) -> None:
+    disk, source = tmp_path / "disk", tmp_path / "crc"
+    touch(disk / "MSIH" / tile("AA-0001"), disk / "MSIH" / tile("AA-0002"), disk / "nonMSIH" / tile("AA-0003", 7))
+    touch(disk / "other/1.png", disk / "nonMSIH/Thumbs.db", disk / "slide.svs", source / "x.txt")
+    (source / "CRC_DX_TEST").symlink_to(disk)
+    release = read_crcdx(source, ["*AA-0002*"])
+    assert {(item.group, item.label, item.split) for item in release.items} == {
+        ("TCGA-AA-0001", 0, "test"),
+        ("TCGA-AA-0003", 1, "test"),
+    }
+    assert release.notes == [
+        "2 files are not read: 1 .svs, 1 .txt, e.g. CRC_DX_TEST/slide.svs",
+        f"2 files are passed over: 1 --exclude *AA-0002*, 1 Thumbs.db, e.g. CRC_DX_TEST/MSIH/{tile('AA-0002')}",
+        "images in no folder MSIH or nonMSIH are not used: 1, e.g. CRC_DX_TEST/other/1.png",
+    ]
+    with pytest.raises(
+        DataError, match=r"is not CRCDX: no tiles in folders MSIH and nonMSIH: 1 \.svs, 1 \.txt; 2 --ex"
+    ):
+        read_crcdx(source, ["MSIH", "nonMSIH", "other"])
 
 
 def test_crcdx_without_split_folders_leaves_the_split_to_us(tmp_path: Path) -> None:
@@ -223,6 +262,12 @@ def test_chexpert_errors_name_the_column_and_the_line(tmp_path: Path) -> None:
         read_chexpert(tmp_path)
 
 
+def test_chexpert_without_what_is_excluded(tmp_path: Path) -> None:
+    release = read_chexpert(write_chexpert(tmp_path), exclude=["patient00002"])
+    assert [item.group for item in release.items] == ["patient00001", "patient00003"]
+    assert release.notes == ["2 listed images are passed over by --exclude"]
+
+
 def write_folders(source: Path) -> Path:
     for name in ("p1_s1_a", "p1_s1_b", "p2_s1_a"):
         touch(source / "malignant" / f"{name}.png", source / "benign/deep" / f"{name}.tif")
@@ -274,9 +319,22 @@ def test_group_options_that_cannot_work_are_refused(tmp_path: Path) -> None:
         read_image_folders(tmp_path, group_pattern="p", groups=tmp_path / "groups.csv")
 
 
+def test_images_beside_the_class_folders_are_said(tmp_path: Path) -> None:
+    touch(write_folders(tmp_path) / "x.png", tmp_path / "1.png")
+    release = read_image_folders(tmp_path, group_pattern="p[0-9]")
+    assert len(release.items) == 6
+    assert release.notes[0] == "images beside the class folders are not used: 2, e.g. 1.png"
+
+
 def test_fewer_than_two_class_folders_are_refused(tmp_path: Path) -> None:
     touch(tmp_path / "only/a.png")
-    with pytest.raises(DataError, match="has 1 folders with images"):
+    with pytest.raises(DataError, match=r"has 1 folders with images \(one a class"):
+        read_image_folders(tmp_path)
+    touch(tmp_path / "1.png", tmp_path / "labels.csv")
+    with pytest.raises(DataError, match=r"has 1 folders with images: 1 \.csv; images beside the class folders are not"):
+        read_image_folders(tmp_path)
+    touch(tmp_path / "test/a.png")
+    with pytest.raises(DataError, match="splits by their name, not classes: test"):
         read_image_folders(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         read_image_folders(tmp_path / "nowhere")
