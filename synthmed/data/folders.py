@@ -60,7 +60,7 @@ class Contents:
     """Ending -> files that are no images by it."""
     problems: list[Problem] = field(default_factory=list)
     """Images that cannot be read, for what their name or kind is, and links that lead nowhere."""
-    loops: list[str] = field(default_factory=list)
+    loops: set[str] = field(default_factory=set)
     """Links that lead back to a folder that they lie in."""
     remarks: list[str] = field(default_factory=list)
 
@@ -124,7 +124,7 @@ class Contents:
                 if step.real in (real_paths := [each.real for each in steps]):
                     circle = [each for each in (*steps[real_paths.index(step.real) + 1 :], step) if each.link]
                     inside = (each.link for each in circle if Path(each.real).is_relative_to(real_paths[0]))
-                    self.loops.append(next(inside, circle[-1].link))
+                    self.loops.add(next(inside, circle[-1].link))
                     continue
                 num_links[step.real] += bool(step.link)
                 if num_links[step.real] > MAX_LINKS:
@@ -132,7 +132,8 @@ class Contents:
                 self.folders.add(name)
                 below.append((f"{name}/", (*steps, step)))
             waiting += reversed(below)
-        self._forget(self.loops)
+        if self.loops:
+            self._forget(self.loops)
 
     def _add_entries(self, place: str, real: str) -> Iterator[tuple[str, _Step]]:
         """Add the files at a place, whose real path is `real`, and yield its folders."""
@@ -157,7 +158,8 @@ class Contents:
         below = tuple(f"{link}/" for link in links)
         self.files = {name: size for name, size in self.files.items() if not name.startswith(below)}
         self.folders = {name for name in self.folders if not f"{name}/".startswith(below)}
-        self.problems = [problem for problem in self.problems if not problem.source.startswith(below)]
+        shown = tuple(map(printable, below))
+        self.problems = [problem for problem in self.problems if not problem.source.startswith(shown)]
         for named in (self.unread, self.passed_over):
             named.update({word: [n for n in names if not n.startswith(below)] for word, names in named.items()})
 
@@ -215,7 +217,7 @@ class Contents:
             if names := [name for names in named.values() for name in names]:
                 notes.append(f"{_count(names, 'file')} {_are(names)} {what}: {_tally(named)}, e.g. {min(names)}")
         if self.loops:
-            which = ", ".join(self.loops[:3]) + (", ..." if len(self.loops) > 3 else "")
+            which = ", ".join(sorted(self.loops)[:3]) + (", ..." if len(self.loops) > 3 else "")
             what = f"{_count(self.loops, 'link')} that lead{'s' if len(self.loops) == 1 else ''} back to a folder above"
             notes.append(f"{what} {_are(self.loops)} not followed: {which}")
         unused = [pattern for pattern in self.exclude if f"--exclude {pattern}" not in self.passed_over]
@@ -265,9 +267,9 @@ def _tally(named: dict[str, list[str]]) -> str:
     return ", ".join(f"{count} {word}" for count, word in counts[:8]) + (", ..." if len(counts) > 8 else "")
 
 
-def _count(things: Sequence[object], noun: str) -> str:
+def _count(things: Collection[object], noun: str) -> str:
     return f"{len(things)} {noun}" + ("s" if len(things) != 1 else "")
 
 
-def _are(things: Sequence[object]) -> str:
+def _are(things: Collection[object]) -> str:
     return "is" if len(things) == 1 else "are"

@@ -140,7 +140,7 @@ def test_links_are_followed_to_files_folders_and_out_of_the_source(tmp_path: Pat
         ({"a/up": ".."}, ["a/up"]),
         ({"b/deep/er/self": "b/deep/er"}, ["b/deep/er/self"]),
         ({"a/x": "b", "b/y": "a"}, ["a/x", "b/y"]),
-        ({"a/x": "b", "b/y": ""}, ["a/x", "b/y"]),
+        ({"a/x": "b", "b/y": "", "b/z": "a"}, ["a/x", "b/y", "b/z"]),
     ],
 )
 def test_links_that_lead_back_are_named_and_list_nothing_twice(
@@ -152,7 +152,7 @@ def test_links_that_lead_back_are_named_and_list_nothing_twice(
         (source / name).symlink_to(source / target)
     found = read_folder(source)
     assert found.images() == list(CLASSES)
-    assert found.loops == loops
+    assert sorted(found.loops) == loops
     assert found.class_folders() == ["a", "b"]
     assert (
         f"back to a folder above {'are' if len(loops) > 1 else 'is'} not followed: {', '.join(loops)}"
@@ -167,7 +167,7 @@ def test_disk_with_a_link_back_is_read_all_the_same(tmp_path: Path) -> None:
     (disk / "sub/round").symlink_to(disk)
     found = read_folder(source)
     assert {"a/more/3.png", "a/more/sub/4.png"} == {*found.images()} - {*CLASSES}
-    assert found.loops == ["a/more/back", "a/more/sub/round"]
+    assert found.loops == {"a/more/back", "a/more/sub/round"}
 
 
 def test_links_to_links_do_not_multiply(tmp_path: Path) -> None:

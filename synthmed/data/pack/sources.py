@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from synthmed.data.folders import Contents
-from synthmed.data.names import find_rule, is_image, plain_path
+from synthmed.data.names import plain_path
 from synthmed.data.prepare.scan import read_file
 from synthmed.data.shards.tar import walk_tar
 from synthmed.errors import DataError
@@ -27,8 +27,14 @@ STYLEGAN_FILE = "dataset.json"
 METADATA_FILE = "metadata.jsonl"
 LABEL_FILES = (STYLEGAN_FILE, METADATA_FILE)
 MAX_NAME = 1000
-COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-COMPRESSED |= {b"7z\xbc\xaf\x27\x1c": "7-Zip", b"Rar!": "RAR"}
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf\x27\x1c": "7-Zip",
+    b"Rar!": "RAR",
+}
 
 _BROKEN_ZIP = (
     zipfile.BadZipFile,
@@ -66,13 +72,11 @@ class ImageSource(Contents):
 
     def add_member(self, path: str, size: int, *, is_folder: bool, problem: str) -> bool:
         """Put a member of an archive in its place, and return whether it is a file to read."""
-        if path.startswith("/") or ".." in path.split("/") or re.match("[A-Za-z]:", path) or len(path) > MAX_NAME:
-            if is_image(path) and not find_rule(path, self.exclude):
-                self.refuse(
-                    path[:MAX_NAME], "its name is too long" if len(path) > MAX_NAME else "it leads out of the archive"
-                )
-            return False
-        if folder := path if is_folder else path.rpartition("/")[0]:
+        if len(path) > MAX_NAME:
+            path, problem = path[-MAX_NAME:], "its name is too long"
+        elif path.startswith("/") or ".." in path.split("/") or re.match("[A-Za-z]:", path):
+            problem = "its name leads out of the source"
+        elif folder := path if is_folder else path.rpartition("/")[0]:
             self.folders.add(folder)
         return not is_folder and self.add(path, size, problem)
 
