@@ -17,8 +17,9 @@ import pytest
 import synthmed.data.prepare.samples as prepare_samples
 import synthmed.data.prepare.scan as scan
 from synthmed.data.images import decode_image, encode_image
+from synthmed.data.prepare.chexpert import read_chexpert
 from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
-from synthmed.data.prepare.releases import read_airogs, read_chexpert, read_image_folders
+from synthmed.data.prepare.releases import read_airogs, read_image_folders
 from synthmed.data.prepare.splits import assign_splits
 from synthmed.data.shards.plan import SPLITS
 from synthmed.data.shards.read import open_folder

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from synthmed.data.prepare.releases import read_airogs, read_chexpert, read_crcdx, read_image_folders
+from synthmed.data.prepare.chexpert import read_chexpert
+from synthmed.data.prepare.releases import read_airogs, read_crcdx, read_image_folders
 from synthmed.errors import DataError, UsageError
 
 
