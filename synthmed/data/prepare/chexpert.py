@@ -86,10 +86,10 @@ def _read_rows(table: Path, column: str) -> tuple[dict[str, _Row], list[Problem]
     views: Counter[str] = Counter()
     for line, row in read_table(table, ("Path", VIEW, column)):
         value = _finding_value(row[column], f"{table}, line {line}, column {column}")
-        view = row[VIEW].casefold()
-        views[view if view in ("frontal", "lateral") else row[VIEW]] += 1
-        counts.update(["images", "frontal", value] if view == "frontal" else ["images"])
-        if view != "frontal":
+        view = row[VIEW].capitalize()
+        views[view if view in ("Frontal", "Lateral") else row[VIEW]] += 1
+        counts.update(["images", "frontal", value] if view == "Frontal" else ["images"])
+        if view != "Frontal":
             continue
         match = LISTED.search(row["Path"].replace("\\", "/"))
         found = match and _Row(match[1] if match[1] in SPLITS else "train", match[2], match[3], value)
@@ -98,10 +98,10 @@ def _read_rows(table: Path, column: str) -> tuple[dict[str, _Row], list[Problem]
             problems.append(Problem(row["Path"], reason, f"line {line} of {table.name}"))
         else:
             rows[found.inside] = found
-    if not views["frontal"] or set(views) - {"frontal", "lateral"}:
+    if not views["Frontal"] or set(views) - {"Frontal", "Lateral"}:
         values = listed(f"{count} x {view or 'blank'}" for view, count in views.items())
         raise DataError(
-            f"{table}: {views['frontal']} of {counts['images']} rows are Frontal; the values of {VIEW}: {values}",
+            f"{table}: {views['Frontal']} of {counts['images']} rows are Frontal; the values of {VIEW}: {values}",
             "Frontal or Lateral is needed in every row",
         )
     counts["frontal patients"] = len({row.patient for row in rows.values()})

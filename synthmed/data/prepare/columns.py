@@ -60,7 +60,8 @@ def choose_groups(header: Header, names: ColumnNames) -> dict[str, int]:
     """
     group = header.need(names.group or "group")
     labels = [place for place in _called(header, LABEL_NAMES) if place != group]
-    image = _choose_image(header, names.image, {group, *labels})
+    # The first of several, as the help says; what it holds is looked at afterwards.
+    image = _choose_image(header, names.image, {group, *labels})[0]
     return {"image": image, "group": group, **({"label": labels[0]} if len(labels) == 1 else {})}
 
 
@@ -75,35 +76,31 @@ def choose_labels(header: Header, names: ColumnNames, guess_group: bool) -> dict
     Raises:
         DataError: A column is not there, or the header leaves a doubt.
     """
-    label = _choose(header, names.label, LABEL_NAMES, "label")
-    if label is None:
-        raise DataError(f"{header.path} has no column that is called a label", f"--label-column says which: {header}")
-    group = _choose(header, names.group, GROUP_NAMES if guess_group else (), "group")
-    image = _choose_image(header, names.image, {label} if group is None else {label, group})
-    return {"image": image, "label": label, **({} if group is None else {"group": group})}
+    labels = [header.need(names.label)] if names.label else _called(header, LABEL_NAMES)
+    groups = [header.need(names.group)] if names.group else _called(header, GROUP_NAMES) if guess_group else []
+    images = _choose_image(header, names.image, {*labels, *groups})
+    for what, places in (("label", labels), ("image", images), ("group", groups)):
+        if len(places) > 1 or (what == "label" and not places):
+            found = f"may be in one of {listed(repr(header.columns[place]) for place in places)}"
+            raise DataError(
+                f"{header.path}: the {what} {found if places else 'is in no column called so'}",
+                f"--{what}-column says which it is: {header}",
+            )
+    return {"image": images[0], "label": labels[0], **({"group": groups[0]} if groups else {})}
 
 
-def _choose(header: Header, name: str | None, usual: Collection[str], what: str) -> int | None:
+def _choose_image(header: Header, name: str | None, others: Collection[int]) -> list[int]:
+    """Return the columns that may name the image: those called like one, else all that have a name."""
     if name is not None:
-        return header.need(name)
-    found = _called(header, usual)
-    if len(found) > 1:
-        columns = " or ".join(repr(header.columns[place]) for place in found)
-        raise DataError(f"{header.path}: the {what} may be in column {columns}", f"--{what}-column says which")
-    return found[0] if found else None
-
-
-def _choose_image(header: Header, name: str | None, others: Collection[int]) -> int:
-    """Return the column that is called like an image, else the first one with a name."""
-    if name is not None:
-        return header.need(name)
-    places = [place for place in range(len(header.columns)) if place not in others]
-    named = [place for place in places if not UNNAMED.fullmatch(header.columns[place])]
-    usual = [place for place in _called(header, IMAGE_NAMES) if place in named]
+        return [header.need(name)]
+    named = [
+        place for place, column in enumerate(header.columns) if place not in others and not UNNAMED.fullmatch(column)
+    ]
+    usual = [place for place in named if normalise(header.columns[place]) in IMAGE_NAMES]
     if not named:
         raise DataError(f"{header.path} has no column that names the image", f"e.g. challenge_id; it has: {header}")
     # By its name, so that two columns called so are refused.
-    return header.need(header.columns[(usual or named)[0]])
+    return [header.need(header.columns[place]) for place in usual or named]
 
 
 def _called(header: Header, names: Collection[str]) -> list[int]:
@@ -140,32 +137,33 @@ def settle_names(
         DataError: A cell names nobody, is a rounded number or cannot be printed, or two spellings may be one name.
     """
     where = f"{header.path}: column {header.columns[column]!r}"
-    blank = [(line, cell) for line, cell in cells if cell.casefold() in nothing]
-    if blank:
+    if blank := [(line, cell) for line, cell in cells if cell.casefold() in nothing]:
         line, cell = blank[0]
         raise DataError(
-            f"{where} is {repr(cell) if cell else 'empty'} in line {line}, and names nothing in {len(blank)} of "
-            f"{len(cells)} rows",
+            f"{where} names nothing in {len(blank)} of {len(cells)} rows, the first in line {line}: {cell!r}",
             "every row needs a name",
         )
     names = [cell for _, cell in cells]
-    if all(WHOLE.fullmatch(name) for name in set(names)):
+    if all(WHOLE.fullmatch(name) for name in names):
         log(f"{where} holds whole numbers as {names[0]}: they are read without the part behind the point")
         names = [WHOLE.sub(r"\1", name) for name in names]
-    first: dict[str, tuple[int, str]] = {}
-    spelled: dict[str, tuple[int, str]] = {}
+    first: dict[str, int] = {}
     for (line, _), name in zip(cells, names, strict=True):
-        first.setdefault(name, (line, name))
-    for name, (line, _) in first.items():
+        first.setdefault(name, line)
+    _check_spelling(where, first)
+    return names
+
+
+def _check_spelling(where: str, lines: Mapping[str, int]) -> None:
+    spelled: dict[str, str] = {}
+    for name, line in lines.items():
         if ROUNDED.fullmatch(name) or not name.isprintable():
             raise DataError(f"{where}, line {line}: {name!r} is no name", "write whole numbers and plain text")
-        other_line, other = spelled.setdefault(_skeleton(name), (line, name))
-        if other != name:
+        if (other := spelled.setdefault(_skeleton(name), name)) != name:
             raise DataError(
-                f"{where}: {other!r} in line {other_line} and {name!r} in line {line} may be the same",
+                f"{where}: {other!r} in line {lines[other]} and {name!r} in line {line} may be the same",
                 "write it the same way in every row",
             )
-    return names
 
 
 def _skeleton(name: str) -> str:

@@ -16,6 +16,7 @@ from synthmed.errors import DataError
 from synthmed.runtime.progress import log
 
 MAX_TABLE_BYTES = 256 * 2**20
+MAX_ROWS = 2_000_000
 MAX_LINE = 2**20
 """Characters; nothing longer is a row of names and labels."""
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
@@ -112,15 +113,17 @@ class Table:
         path, width, used = self.header.path, len(self.header.columns), max(self.columns.values(), default=0)
         records = self.content.records(self.separator)
         next(records)
-        line = None
-        for line, cells in records:
+        number = 0
+        for number, (line, cells) in enumerate(records, start=1):
+            if number > MAX_ROWS:
+                raise DataError(f"{path} has over {MAX_ROWS} rows")
             # Spreadsheets leave out empty cells at the end of a row, and add some.
             if len(cells) <= used or any(cells[width:]):
                 raise DataError(
                     f"{path}, line {line} has {len(cells)} cells, the header {width}", f"it has: {self.header}"
                 )
             yield line, {what: cells[place] for what, place in self.columns.items()}
-        if line is None:
+        if not number:
             raise DataError(f"{path} has no rows")
 
 
@@ -151,9 +154,7 @@ class _Content:
     def _lines(self) -> Iterator[str]:
         for number, line in enumerate(self._text(), start=1):
             if "\0" in line:
-                raise DataError(
-                    f"{self.path}, line {number} holds a NUL byte: it is no text", "save it as CSV in UTF-8"
-                )
+                raise DataError(f"{self.path} holds a NUL byte in line {number}: it is no text", "save it as UTF-8")
             if len(line) >= MAX_LINE:
                 raise DataError(f"{self.path}, line {number} is no row of a CSV: it has over {MAX_LINE} characters")
             yield "\n" if number == 1 and SEPARATOR_LINE.fullmatch(line) else line
@@ -216,9 +217,9 @@ def open_table(path: Path, choose: Choose) -> Table:
 def _tell_dialect(table: Table) -> None:
     how = [] if table.separator == "," else [f"{SEPARATORS[table.separator]}-separated"]
     if not table.content.encoding.startswith("UTF-8"):
-        how.append(f"in {table.content.encoding}")
+        how.append(table.content.encoding)
     if how:
-        log(f"{table.header.path} is read as {' and '.join(how)}")
+        log(f"{table.header.path} is read as {' '.join(how)} text")
 
 
 def _read(path: Path) -> _Content:
