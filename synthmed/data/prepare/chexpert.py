@@ -156,7 +156,10 @@ class _Places:
 
 def _homes(folder: Path, depth: int = 3) -> Iterator[tuple[Path, list[str]]]:
     """Yield the folders that hold patients' folders, with the names of those; what lies in those is not looked at."""
-    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    try:
+        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise DataError(f"cannot read the folder {folder}: {error.strerror}") from error
     if patients := [name for name in names if PATIENT.fullmatch(name)]:
         yield folder, patients
     elif depth:
@@ -167,8 +170,8 @@ def _homes(folder: Path, depth: int = 3) -> Iterator[tuple[Path, list[str]]]:
 
 def _any_case(path: Path) -> Path | None:
     """Return a file under the name that it has, whatever its case."""
-    if path.is_file():
+    if os.path.isfile(path):  # which takes a name that is too long
         return path
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return None
     return next((other for other in sorted(path.parent.iterdir()) if other.name.lower() == path.name.lower()), None)

@@ -113,20 +113,23 @@ def give_groups(items: Sequence[RawItem], classes: Classes, path: Path, names: C
         DataError: The table cannot be used, lacks an image, or says another class of one.
     """
     table = read_groups(path, names)
-    found = _find_rows(table, items)
+    found, others = _find_rows(table, items)
     if lacking := [item.source for item in items if item.source not in found]:
         raise DataError(
             f"{path} has no group for {len(lacking)} of {len(items)} images, the first: {lacking[0]}",
             f"every image needs a row; column {table.columns['image']!r} has e.g. {table.rows[0].image!r}",
         )
+    if others:
+        first = f"the first in line {others[0].line}: {others[0].image!r}"
+        log(f"{path}: {len(others)} of {len(table.rows)} rows name no image, {first}")
     _check_classes(table, found, items, classes)
     grouped = [replace(item, group=found[item.source].group) for item in items]
     check_groups(f"{path}: column {table.columns['group']!r}", grouped)
     return grouped
 
 
-def _find_rows(table: GroupTable, items: Sequence[RawItem]) -> dict[str, GroupRow]:
-    """Return image -> row, and say how many rows name no image."""
+def _find_rows(table: GroupTable, items: Sequence[RawItem]) -> tuple[dict[str, GroupRow], list[GroupRow]]:
+    """Return image -> row, and the rows that name no image."""
     images = ImageNames(item.source for item in items)
     found: dict[str, GroupRow] = {}
     others = []
@@ -136,10 +139,7 @@ def _find_rows(table: GroupTable, items: Sequence[RawItem]) -> dict[str, GroupRo
             others.append(row)
         else:
             _check_same(table.path, found.setdefault(image, row), row)
-    if others:
-        first = f"the first in line {others[0].line}: {others[0].image!r}"
-        log(f"{table.path}: {len(others)} of {len(table.rows)} rows name no image, {first}")
-    return found
+    return found, others
 
 
 def _check_same(path: Path, first: GroupRow, row: GroupRow) -> None:

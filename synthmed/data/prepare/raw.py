@@ -61,4 +61,6 @@ class Release:
 
 def path_key(inside: str) -> str:
     """Return what identifies an image by its path inside the release, for a sample's key."""
-    return safe_key(str(PurePosixPath(inside).with_suffix("")).replace("/", "-"), max_bytes=MAX_ID_BYTES)
+    path = PurePosixPath(inside)
+    name = str(path.with_suffix("")) if path.name else inside  # a table may call an image "/"
+    return safe_key(name.replace("/", "-"), max_bytes=MAX_ID_BYTES)

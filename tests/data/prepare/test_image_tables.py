@@ -140,12 +140,16 @@ def test_labels_that_leave_a_doubt_are_refused(tmp_path: Path, rows: list[str], 
 
 
 def test_missing_repeated_and_unlisted_images_are_told(tmp_path: Path) -> None:
-    release = read(tmp_path, "1,a", "gone/9.png,b", "2,b", "1.png,a", ",b")
+    release = read(tmp_path, "1,a", "gone/9.png,b", "2,b", "1.png,a", ",b", "/,b", "..,b", "\\,b", f"{'x' * 300},b")
     assert [(item.source, item.path is None) for item in release.items] == [
         ("1.png", False),
         ("gone/9.png", True),
         ("2.png", False),
         ("line 6", True),
+        ("/", True),
+        ("..", True),
+        ("\\", True),
+        ("x" * 300, True),
     ]
     assert release.notes[0].endswith("labels.csv: 1 rows name an image again and say the same of it")
     assert release.notes[1] == "2 images are not listed in labels.csv and are not used, the first: deep/3.png"
