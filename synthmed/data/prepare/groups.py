@@ -113,33 +113,24 @@ def give_groups(items: Sequence[RawItem], classes: Classes, path: Path, names: C
         DataError: The table cannot be used, lacks an image, or says another class of one.
     """
     table = read_groups(path, names)
-    found, others = _find_rows(table, items)
+    images = ImageNames(item.source for item in items)
+    meant = [(images.find(row.image, f"{path}, line {row.line}"), row) for row in table.rows]
+    found: dict[str, GroupRow] = {}
+    for image, row in meant:
+        if image is not None:
+            _check_same(path, found.setdefault(image, row), row)
     if lacking := [item.source for item in items if item.source not in found]:
         raise DataError(
             f"{path} has no group for {len(lacking)} of {len(items)} images, the first: {lacking[0]}",
             f"every image needs a row; column {table.columns['image']!r} has e.g. {table.rows[0].image!r}",
         )
-    if others:
+    if others := [row for image, row in meant if image is None]:
         first = f"the first in line {others[0].line}: {others[0].image!r}"
         log(f"{path}: {len(others)} of {len(table.rows)} rows name no image, {first}")
-    _check_classes(table, found, items, classes)
+    _check_classes(table, [(image, row) for image, row in meant if image and row.label], items, classes)
     grouped = [replace(item, group=found[item.source].group) for item in items]
     check_groups(f"{path}: column {table.columns['group']!r}", grouped)
     return grouped
-
-
-def _find_rows(table: GroupTable, items: Sequence[RawItem]) -> tuple[dict[str, GroupRow], list[GroupRow]]:
-    """Return image -> row, and the rows that name no image."""
-    images = ImageNames(item.source for item in items)
-    found: dict[str, GroupRow] = {}
-    others = []
-    for row in table.rows:
-        image = images.find(row.image, f"{table.path}, line {row.line}")
-        if image is None:
-            others.append(row)
-        else:
-            _check_same(table.path, found.setdefault(image, row), row)
-    return found, others
 
 
 def _check_same(path: Path, first: GroupRow, row: GroupRow) -> None:
@@ -151,20 +142,18 @@ def _check_same(path: Path, first: GroupRow, row: GroupRow) -> None:
 
 
 def _check_classes(
-    table: GroupTable, found: Mapping[str, GroupRow], items: Sequence[RawItem], classes: Classes
+    table: GroupTable, rows: Sequence[tuple[str, GroupRow]], items: Sequence[RawItem], classes: Classes
 ) -> None:
     """See that a table of patients which also has classes means the same ones."""
-    words = sorted({row.label for row in found.values()} - {""})
-    labels = {word: classes.find(word) for word in words}
-    if words and all(label is None for label in labels.values()):
-        log(f"{table.path}: column {table.columns['label']!r} is not used: {listed(words)} is no class")
+    labels = {word: classes.find(word) for word in sorted({row.label for _, row in rows})}
+    if labels and all(label is None for label in labels.values()):
+        log(f"{table.path}: column {table.columns['label']!r} is not used: {listed(labels)} is no class")
         return
-    for item in items:
-        row = found[item.source]
-        if row.label and labels[row.label] != item.label:
+    label_of = {item.source: item.label for item in items}
+    for image, row in rows:
+        if labels[row.label] != label_of[image]:
             raise DataError(
-                f"{table.path}, line {row.line}: {row.image} is {row.label}, but {item.source} is "
-                f"{classes[item.label]}",
+                f"{table.path}, line {row.line}: {row.image} is {row.label}, but {image} is {classes[label_of[image]]}",
                 "one of them is wrong",
             )
 

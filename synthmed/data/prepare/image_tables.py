@@ -57,8 +57,7 @@ def read_image_table(
         raise UsageError("--group-pattern and --group-column were both given", "one of them says the patient")
     own = ColumnNames(names.image, names.label, None if groups else names.group)
     table = open_table(labels, lambda header: choose_labels(header, own, guess_group=not (pattern or groups)))
-    if None in (own.image, own.label):
-        log(f"{labels}: {describe(table.header, table.columns)}")
+    log(f"{labels}: {describe(table.header, table.columns)}")
     rows = _read_rows(table)
     classes = sorted({row.label for row in rows})
     if len(classes) < 2:

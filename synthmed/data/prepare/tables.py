@@ -69,7 +69,7 @@ class Header:
         """
         found = [place for place, column in enumerate(self.columns) if normalise(column) == normalise(name)]
         if len(found) > 1:
-            raise DataError(f"{self.path} has {len(found)} columns called {name!r}", "one of them can be meant")
+            raise DataError(f"{self.path} has {len(found)} columns called {name!r}", "rename all but one")
         return found[0] if found else None
 
     def need(self, name: str) -> int:

@@ -173,6 +173,9 @@ def test_classes_in_a_table_of_patients_are_compared(tmp_path: Path, capsys: pyt
         rows[1] = f"{PATHS[1]},{word}"
         with pytest.raises(DataError, match=rf"line 3: benign/2\.png is {word}, but benign/2\.png is benign"):
             groups_of(tmp_path, table_of(*rows, head="image,group,label"))
+    rows[1] = f"{PATHS[1]},benign"
+    with pytest.raises(DataError, match=r"line 6: benign/2\.png is malignant, but benign/2\.png is benign"):
+        groups_of(tmp_path, table_of(*rows, f"{PATHS[1]},malignant", head="image,group,label"))
     rows = [f"{row},{label}" for row, label in zip(PATHS, "0011", strict=True)]
     assert groups_of(tmp_path, table_of(*rows, head="image,group,label")) == ["1", "2", "3", "3"]
     assert "column 'label' is not used: 0, 1 is no class" in capsys.readouterr().err

@@ -114,7 +114,8 @@ def test_what_is_no_table_is_refused(tmp_path: Path, content: str | bytes, messa
     assert len(str(error.value)) < 1000 + len(str(path))
 
 
-def test_folder_pipe_and_missing_file_as_tables(tmp_path: Path) -> None:
+def test_folder_device_and_missing_file_are_no_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_TABLE_BYTES", 1000)
     with pytest.raises(DataError, match=r"^no such file: .*none\.csv$"):
         read(tmp_path / "none.csv")
     with pytest.raises(DataError, match=r"is a folder \(a CSV is needed\)"):
