@@ -114,7 +114,10 @@ BlankOption = Annotated[
     Literal["negative", "drop"],
     typer.Option("--blank", help="Class of images whose finding is blank; drop leaves them out."),
 ]
-FoldersArgument = Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder with one folder of images per class.")]
+FoldersArgument = Annotated[
+    Path,
+    typer.Argument(metavar="SOURCE", help="Folder with one folder of images per class, or any with --labels."),
+]
 GroupPatternOption = Annotated[
     str | None,
     typer.Option(
@@ -130,8 +133,45 @@ GroupsOption = Annotated[
     typer.Option(
         "--groups",
         metavar="CSV",
-        help="Table of patients: the column group names the patient, the first other column the image.",
+        help="Table of patients: the column group names the patient, another one the image by its path, its name, or "
+        "that without the ending.",
         show_default="every image is a patient of its own",
+    ),
+]
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        metavar="CSV",
+        help="Table of labels, for images that do not lie in one folder per class: its values are the classes.",
+        show_default="the folders are the classes",
+    ),
+]
+ImageColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--image-column",
+        metavar="NAME",
+        help="Column that names the image, of --labels, or else of --groups.",
+        show_default="the one called image, file, path or alike, or else the first",
+    ),
+]
+LabelColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--label-column",
+        metavar="NAME",
+        help="Column of --labels with the label.",
+        show_default="the one called label, class, diagnosis or alike",
+    ),
+]
+GroupColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--group-column",
+        metavar="NAME",
+        help="Column with the patient, of --groups, or else of --labels.",
+        show_default="group; in --labels also one called patient, subject or alike",
     ),
 ]
 NumImagesOption = Annotated[
@@ -228,7 +268,7 @@ def prepare_chexpert(
     Reads the images of train.csv, with the patient from their path. They are
     made grey, and the darkest and brightest value of each becomes 0 and 255.
     """
-    from synthmed.data.prepare.releases import read_chexpert
+    from synthmed.data.prepare.chexpert import read_chexpert
 
     _prepare(read_chexpert(source, finding, uncertain, blank, exclude or ()), locals())
 
@@ -239,6 +279,10 @@ def prepare_chexpert(
 def prepare_images(
     source: FoldersArgument,
     output: ShardsOutputOption,
+    labels: LabelsOption = None,
+    image_column: ImageColumnOption = None,
+    label_column: LabelColumnOption = None,
+    group_column: GroupColumnOption = None,
     group_pattern: GroupPatternOption = None,
     groups: GroupsOption = None,
     positive: PositiveOption = None,
@@ -256,10 +300,21 @@ def prepare_images(
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Any images in one folder per class; the sorted names of the folders are the classes in label order."""
+    """Any images, in one folder per class or with a table of their labels.
+
+    The sorted names of the folders, or the sorted values in the table, are the
+    classes in label order.
+    """
+    from synthmed.data.prepare.columns import ColumnNames
+    from synthmed.data.prepare.image_tables import read_image_table
     from synthmed.data.prepare.releases import read_image_folders
 
-    release = read_image_folders(source, name, group_pattern, groups, positive, exclude or ())
+    names = ColumnNames(image_column, label_column, group_column)
+    if labels is not None:
+        release = read_image_table(source, labels, names, name, group_pattern, groups, positive, exclude or ())
+    else:
+        names.check_table(groups)
+        release = read_image_folders(source, name, group_pattern, groups, positive, names, exclude or ())
     _prepare(release, locals())
 
 

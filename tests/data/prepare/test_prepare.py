@@ -17,8 +17,9 @@ import pytest
 import synthmed.data.prepare.samples as prepare_samples
 import synthmed.data.prepare.scan as scan
 from synthmed.data.images import decode_image, encode_image
+from synthmed.data.prepare.chexpert import read_chexpert
 from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
-from synthmed.data.prepare.releases import read_airogs, read_chexpert, read_image_folders
+from synthmed.data.prepare.releases import read_airogs, read_image_folders
 from synthmed.data.prepare.splits import assign_splits
 from synthmed.data.shards.plan import SPLITS
 from synthmed.data.shards.read import open_folder
@@ -268,7 +269,7 @@ def test_class_too_small_for_its_splits_is_named_before_images_are_opened(tmp_pa
     source = make_airogs(tmp_path / "in", 20)
     text = (source / "train_labels.csv").read_text().replace(",RG", ",NRG")
     (source / "train_labels.csv").write_text(text)
-    with pytest.raises(DataError, match="no usable image of class 'glaucoma'"):
+    with pytest.raises(DataError, match="lists no image of class 'glaucoma'"):
         prepare_airogs(source, tmp_path / "out")
     (source / "train_labels.csv").write_text(text.replace(",NRG", ",RG", 2))
     with pytest.raises(DataError, match="class 'glaucoma' has too few images for the validation split"):
