@@ -17,7 +17,7 @@ from synthmed.data.datasets import folder_info
 from synthmed.data.pack.labels import Labels, read_labels
 from synthmed.data.pack.samples import Look, Packer, check_items, find_first
 from synthmed.data.pack.sources import ImageSource, open_source
-from synthmed.data.prepare.prepare import leave_out
+from synthmed.data.prepare.prepare import check_known, leave_out
 from synthmed.data.prepare.raw import Problem, RawItem
 from synthmed.data.prepare.report import count_reasons
 from synthmed.data.prepare.samples import plan_splits, write_shards
@@ -116,9 +116,7 @@ def pack_images(
         items = [_make_item(path, name, labels) for name in sorted(labels.labels)]
         open_output(output, _run_config(source, labels, config, info), name=RUN_FILE, overwrite=overwrite)
         _log_notes(source, labels)
-        if len(source.problems) > config.max_bad * (len(items) + len(source.problems)):
-            # Better said now than after an hour of checking images.
-            leave_out(source.problems, len(items) + len(source.problems), output, config.max_bad)
+        check_known(source.problems, len(items) + len(source.problems), output, config.max_bad)
         packer = Packer(source, first, info, config.image_format == "keep")
         with StopSignal() as stop:
             usable, problems, duplicates = check_items(items, packer, output, threads, stop)

@@ -162,13 +162,21 @@ def _usable_items(
     if release.info.kind == "phantom":
         return release.items, []
     total = len(release.items) + len(release.problems)
-    if len(release.problems) > config.max_bad * total:
-        # Better said now than after an hour of checking images.
-        leave_out(release.problems, total, output, config.max_bad)
+    check_known(release.problems, total, output, config.max_bad)
     usable, found = scan_items(release.items, release.info.classes, output, config.size, workers, stop)
     problems = [*release.problems, *found]
     leave_out(problems, total, output, config.max_bad)
     return usable, problems
+
+
+def check_known(problems: Sequence[Problem], total: int, output: Path, max_bad: float) -> None:
+    """End the run before any image is read, not after an hour, where too many are known to be left out; see `leave_out`.
+
+    Raises:
+        DataError: They are too many.
+    """
+    if len(problems) > max_bad * total:
+        leave_out(problems, total, output, max_bad)
 
 
 def leave_out(problems: Sequence[Problem], total: int, output: Path, max_bad: float) -> None:
