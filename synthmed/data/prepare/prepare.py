@@ -170,7 +170,7 @@ def _usable_items(
 
 
 def check_known(problems: Sequence[Problem], total: int, output: Path, max_bad: float) -> None:
-    """End the run before any image is read, not after an hour, where too many are known to be left out; see `leave_out`.
+    """End the run before any image is read where too many are known to be left out already; see `leave_out`.
 
     Raises:
         DataError: They are too many.
