@@ -68,7 +68,9 @@ PretrainedOption = Annotated[
 WeightsOption = Annotated[
     Path | None,
     typer.Option(
-        "--weights", metavar="FILE", help="Start from the weights in this safetensors file; nothing is downloaded."
+        "--weights",
+        metavar="FILE",
+        help="Start from the weights in this file, safetensors or PyTorch's; nothing is downloaded.",
     ),
 ]
 PrecisionOption = Annotated[
