@@ -7,6 +7,7 @@ several that an index names; a variant, such as `fp16`, stands in their names. N
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def find_weights(path: Path) -> Path | None:
     Raises:
         CheckpointError: There are parts of weights without their index.
     """
-    for folder in (path, path / "vae"):
+    for folder in filter(os.path.isdir, (path, path / "vae")):
         for name in WEIGHTS_NAMES:
             found = [file for file in sorted(folder.glob(name)) if file.is_file()]
             if whole := [file for file in found if not SHARD.match(file.name)]:

@@ -67,7 +67,7 @@ class Header(Generic[Build, Sampling]):
         if (min(sides) < 1 and (self.size != 0 or self.kind == GENERATOR)) or max(sides) > MAX_SIDE:
             raise RecipeError(f"size is {shown(self.size)}", f"sides must be in 1 .. {MAX_SIDE}")
         if (self.kind == GENERATOR) != (self.sampling is not None):
-            raise RecipeError(f"a model of kind {shown(self.kind)} has sampling settings {self.sampling}")
+            raise RecipeError(f"a model of kind {printable(self.kind[:100])} has sampling settings {self.sampling}")
         if self.dataset or self.kind == GENERATOR:
             object.__setattr__(self, "dataset", check_dataset_name(self.dataset))
         for number, fact in enumerate(_facts(self.training)):

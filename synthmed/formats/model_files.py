@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,7 +118,7 @@ def is_model_file(path: Path) -> bool:
 
 def _foreign_config(path: Path) -> AutoencoderKLConfig | None:
     """Return the configuration of an autoencoder that diffusers saved; `None` for any other file."""
-    return None if is_model_file(path) or not path.is_file() else read_config_beside(path)
+    return None if is_model_file(path) or not os.path.isfile(path) else read_config_beside(path)
 
 
 def hash_model(path: Path) -> str:

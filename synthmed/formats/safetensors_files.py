@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -90,7 +91,7 @@ def read_file(path: Path) -> Contents:
     """
     try:
         # A pipe of that name would be waited for.
-        if path.exists() and not path.is_file():
+        if os.path.exists(path) and not os.path.isfile(path):
             raise OSError(errno.EINVAL, "it is no file")
         with open(path, "rb") as file:
             return read_contents(file, path.stat().st_size)

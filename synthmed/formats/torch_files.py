@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -108,7 +109,7 @@ class CheckpointFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         # A pipe of that name would be waited for.
-        if path.exists() and not path.is_file():
+        if os.path.exists(path) and not os.path.isfile(path):
             raise CheckpointError(f"cannot read {path}: it is no file")
         with self._naming_errors(), open(path, "rb") as file:
             self.size = file.seek(0, io.SEEK_END)

@@ -7,6 +7,7 @@ must hold is handed in as names and shapes.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -122,7 +123,7 @@ def read_weights(
     Raises:
         CheckpointError: The file is missing, broken, or holds something else.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise CheckpointError(f"no such weights file: {path}", remedy)
     file = CheckpointFile(path)
     places = {name: place for name, place in find_tensors(file, wanted).items() if name.startswith(part)}

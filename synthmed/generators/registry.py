@@ -5,6 +5,7 @@ A registered model is a small JSON file that names a model file, so that large f
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from dataclasses import dataclass
@@ -155,14 +156,15 @@ def resolve_path(path: Path) -> Path:
     """Return the model file that a path names: the file itself, or the model of a run folder or of diffusers' folder.
 
     Raises:
-        CheckpointError: There is none, or a pickle.
+        CheckpointError: There is none, or a part alone.
     """
-    if path.is_dir():
+    # Other than the methods of paths, these say no to any path that cannot be.
+    if os.path.isdir(path):
         stages = [stage.name for family in FAMILIES.values() for stage in reversed(family.stages)]
         for folder in ("", *stages):
             if (path / folder / MODEL).is_file():
                 return path / folder / MODEL
     found = find_weights(path) or path
-    if not found.is_file():
+    if not os.path.isfile(found):
         raise CheckpointError(f"no model file at {path}", "give a .safetensors file or a run folder")
     return found
