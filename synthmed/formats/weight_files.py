@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +38,14 @@ COUNTER = "num_batches_tracked"
 COUNTER_OF_AVERAGES = "n_averaged"  # stands outside the prefix that torch's AveragedModel gives
 
 
-def find_tensors(file: CheckpointFile, wanted: Collection[str] = ()) -> dict[str, StoredTensor]:
+def find_tensors(file: CheckpointFile, wanted: Collection[str] = (), *, usual: str = "") -> dict[str, StoredTensor]:
     """Return the tensors of a file by the names that the network gives them, unread; notes on stderr say what came off.
 
     Args:
         file: It may hold them under `state_dict`, `model` and the like, beside other things, and with what wrappers put
             before the names.
         wanted: The network's own names: as soon as one of them is there, nothing more comes off.
+        usual: Where such files always have them, of which nothing is said.
 
     Raises:
         CheckpointError: There is no table of names and tensors, or it declares more than the file can hold.
@@ -54,11 +55,12 @@ def find_tensors(file: CheckpointFile, wanted: Collection[str] = ()) -> dict[str
         if not (sections := _sections(table)):
             break
         others = f", not those under {', '.join(sections[1:])}" if sections[1:] else ""
-        log(f"note: {path}: the weights are those under {sections[0]}{others}")
+        if sections != [usual]:
+            log(f"note: {path}: the weights are those under {sections[0]}{others}")
         table = table[sections[0]]
     if not _holds_tensors(table):
         whole = " (it holds a whole module: save its state_dict())" if type(table).__name__ == "Call" else ""
-        raise CheckpointError(f"{path} does not hold a state dict: names, and a tensor for each{whole}")
+        raise CheckpointError(f"{path} has no state_dict: names, and a tensor for each{whole}")
     for name, value in table.items():
         if not isinstance(name, str) or not name.isprintable() or len(name) > MAX_NAME:
             raise CheckpointError(f"{path}: a name in its state_dict is none of a tensor: {shown(name)}")
@@ -149,22 +151,26 @@ def fit_weights(
     import torch
 
     counters = {key: torch.zeros_like(value, device="cpu") for key, value in wanted.items() if key.endswith(COUNTER)}
-    given = {key: tensor for key, tensor in found.items() if not key.endswith(COUNTER) or key in wanted}
+    given = {key: tensor for key, tensor in found.items() if not key.endswith(COUNTER)}
+    # Some programs make floats of all tensors, whatever they are.
+    given |= {key: found[key].to(counter.dtype) for key, counter in counters.items() if key in found}
     shared = [key for key in wanted if key in given]
     wrong = [
-        _first((key for key in wanted if key not in given and key not in counters), "missing", of=len(wanted)),
-        _first((key for key in given if key not in wanted), "not part of it"),
+        _first([f"{key} is missing" for key in wanted if key not in given and key not in counters], of=len(wanted)),
+        _first([f"{key} is not part of it" for key in given if key not in wanted]),
         _first(
-            (
+            [
                 f"{key} has shape {list(given[key].shape)}, not {list(wanted[key].shape)}"
                 for key in shared
                 if given[key].shape != wanted[key].shape
-            ),
-            "of another shape",
+            ]
         ),
         _first(
-            (key for key in shared if given[key].is_floating_point() != wanted[key].is_floating_point()),
-            "no floats where these are wanted, or the other way round",
+            [
+                f"{key} is of {given[key].dtype}, not of {wanted[key].dtype}"
+                for key in shared
+                if given[key].is_floating_point() != wanted[key].is_floating_point()
+            ]
         ),
     ]
     if any(wrong):
@@ -175,8 +181,6 @@ def fit_weights(
     return counters | given
 
 
-def _first(names: Iterable[str], what: str, *, of: int = 0) -> str:
-    """Return how many tensors something is wrong with, and the first of them; nothing where there are none."""
-    listed = list(names)
-    total = f" of {of}" if of else ""
-    return f"{len(listed)}{total} tensors are {what}, the first: {listed[0]}" if listed else ""
+def _first(faults: Sequence[str], of: int = 0) -> str:
+    """Return the first of some faults and in how many tensors there are such; nothing where there are none."""
+    return f"{faults[0]} ({len(faults)}{f' of {of}' if of else ''} tensors)" if faults else ""

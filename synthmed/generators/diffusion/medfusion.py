@@ -183,7 +183,7 @@ def _get(root: Any, key: str) -> Any:
 def _parts(file: CheckpointFile) -> Parts:
     """Return the tensors that a model file keeps, by network."""
     parts: Parts = {}
-    for name, tensor in find_tensors(file).items():
+    for name, tensor in find_tensors(file, usual="state_dict").items():
         if not re.fullmatch(r"[\w.]+", name):
             raise CheckpointError(f"{file.path}: a name in its state_dict is none of a tensor: {name!r}")
         if not DROPPED.match(name):
