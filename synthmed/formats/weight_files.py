@@ -6,6 +6,7 @@ must hold is handed in as names and shapes.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -184,3 +185,12 @@ def fit_weights(
 def _first(faults: Sequence[str], of: int = 0) -> str:
     """Return the first of some faults and in how many tensors there are such; nothing where there are none."""
     return f"{faults[0]} ({len(faults)}{f' of {of}' if of else ''} tensors)" if faults else ""
+
+
+def hash_weights(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of weights, whatever kind of file they were in."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {list(tensors[name].shape)} {tensors[name].dtype}\n".encode())
+        digest.update(tensors[name].flatten().numpy().data)
+    return digest.hexdigest()

@@ -30,7 +30,6 @@ from synthmed.formats.model_files import (
 )
 from synthmed.generators.diffusion.config import ScheduleConfig, VaeConfig
 from synthmed.generators.diffusion.header import DiffusionHeader, read_diffusion_header
-from synthmed.generators.diffusion.networks.build import check_shapes
 from synthmed.generators.diffusion.pipeline import load_pipeline
 from synthmed.generators.diffusion.settings import DiffusionSettings
 from synthmed.generators.families import load_generator, read_header
@@ -628,12 +627,12 @@ ODD = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_mutated_headers_are_read_or_refused_in_one_line(
     tmp_path: Path, tiny_header: DiffusionHeader, data: st.DataObject
 ) -> None:
-    """Up to three values are others, or gone; what is still valid is built and compared with the tensors."""
+    """Up to three values are others, or gone. What is still valid has bounded names and numbers."""
     old = data.draw(st.booleans())
     table: dict[str, Any] = json.loads(json.dumps(VERSION_1 if old else tiny_header.as_table()))
     for _ in range(data.draw(st.integers(1, 3))):
@@ -648,7 +647,12 @@ def test_mutated_headers_are_read_or_refused_in_one_line(
                 break
             place = place[key]
     path = write_header(tmp_path / "mutant.safetensors", version_1(table) if old else metadata(table))
-    with pytest.raises(CheckpointError) as caught:  # there are no tensors in it
-        check_shapes(read_header(path), {}, path)
-    assert "mutant.safetensors" in str(caught.value) and "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 1500
+    try:
+        header = read_header(path)
+    except CheckpointError as error:
+        assert "mutant.safetensors" in str(error) and "\n" not in str(error) and len(str(error)) < 1500
+        return
+    texts = [header.dataset, *header.classes, *header.classes.aliases]
+    assert all(text.isprintable() and len(text) <= 200 for text in texts)
+    assert max(header.height_width) <= 4096 and 1e-6 <= header.build.latent_scale <= 1e6
+    json.dumps(header.as_table(), allow_nan=False)

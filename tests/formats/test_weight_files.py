@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from synthmed.errors import CheckpointError
-from synthmed.formats.weight_files import fit_weights, read_weights
+from synthmed.formats.weight_files import fit_weights, hash_weights, read_weights
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1.0, 2.0])}
 
@@ -63,6 +63,17 @@ def test_prefix_of_all_names_comes_off_and_is_said(tmp_path, capsys, prefix, sai
     for name in ("w.safetensors", "w.ckpt"):
         assert same(read_weights(tmp_path / name, WEIGHTS))
         assert f"{name}: names are taken without {said}\n" in capsys.readouterr().err
+
+
+def test_same_weights_have_one_hash_whatever_file_they_were_in(tmp_path):
+    torch.save({f"module.{key}": tensor for key, tensor in reversed(WEIGHTS.items())}, tmp_path / "w.pth")
+    assert hash_weights(read_weights(tmp_path / "w.pth", WEIGHTS)) == hash_weights(WEIGHTS)
+    for changed in (
+        {"a.bias": torch.tensor([1.0, 3.0])},
+        {"a.bias": torch.tensor([[1.0, 2.0]])},
+        {"b": torch.tensor(1)},
+    ):
+        assert hash_weights(WEIGHTS | changed) != hash_weights(WEIGHTS)
 
 
 def test_parts_that_were_compiled_alone_have_their_names(tmp_path):
