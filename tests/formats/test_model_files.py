@@ -627,7 +627,7 @@ ODD = st.one_of(
 )
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_mutated_headers_are_read_or_refused_in_one_line(
     tmp_path: Path, tiny_header: DiffusionHeader, data: st.DataObject
