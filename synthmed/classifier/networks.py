@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from synthmed.errors import CheckpointError, UsageError
 from synthmed.features.timm_networks import check_name, head_names, without_head
-from synthmed.formats.weight_files import check_weights, read_safetensors
+from synthmed.formats.weight_files import fit_weights, read_weights
 from synthmed.runtime.progress import log
 
 
@@ -60,17 +60,21 @@ def load_pretrained_weights(name: str) -> dict[str, Tensor]:
 
 
 def load_weights_file(path: Path, name: str, num_classes: int) -> dict[str, Tensor]:
-    """Read a model's weights from a safetensors file; a head for other classes is left out, which is said on stderr.
+    """Read a model's weights from a file; a head for other classes is left out, which is said on stderr.
 
     Raises:
-        CheckpointError: Not a safetensors file, or not the weights of this model.
+        CheckpointError: Not a file of weights, or not the weights of this model.
     """
-    weights = read_safetensors(path)
     network = build_network(name, num_classes)
-    body, wanted = (without_head(tensors, head_names(network)) for tensors in (weights, network.state_dict()))
-    check_weights(path, name, body, wanted, "is --model the right one?")
-    given = {key: value.shape for key, value in weights.items() if key not in body}
-    if given == {key: value.shape for key, value in network.state_dict().items() if key not in wanted}:
-        return weights
+    whole, heads = network.state_dict(), head_names(network)
+    weights = read_weights(path, whole)
+    body, wanted = (without_head(tensors, heads) for tensors in (weights, whole))
+    body = fit_weights(path, name, body, wanted, "is --model the right one?")
+    head, wanted_head = (
+        {key: value for key, value in tensors.items() if key not in part}
+        for tensors, part in ((weights, body), (whole, wanted))
+    )
+    if {key: value.shape for key, value in head.items()} == {key: value.shape for key, value in wanted_head.items()}:
+        return body | head
     log(f"{path}: its head is for other classes and starts at random here")
     return body

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from synthmed.cli.common import JsonOption, models_home, print_json, print_table
+from synthmed.cli.common import JsonOption, dataset_word, models_home, print_json, print_table
 from synthmed.data.datasets import find_dataset, folder_info
-from synthmed.errors import UsageError, nearest
+from synthmed.data.labels import Classes
+from synthmed.errors import DataError, UsageError, nearest
 from synthmed.files.content import hash_file
 from synthmed.formats.headers import DEFAULT_FAMILY, Header
 from synthmed.formats.model_files import count_parameters, load_tensors, save_model, write_tensors
@@ -65,8 +66,18 @@ def add_checkpoint(
 
 @checkpoints.command("import")
 def import_checkpoint(
-    path: Annotated[Path, typer.Argument(help="Lightning .ckpt file of a Medfusion pipeline, VAE or VAEGAN.")],
-    dataset: Annotated[str, typer.Option("--dataset", help="airogs, crcdx, chexpert, or with --classes any name.")],
+    path: Annotated[
+        Path, typer.Argument(help="Lightning .ckpt file of a Medfusion pipeline, VAE or VAEGAN, or its state dict.")
+    ],
+    dataset: Annotated[
+        str,
+        typer.Option(
+            "--dataset",
+            parser=dataset_word,
+            metavar="NAME",
+            help="airogs, crcdx, chexpert, or with --classes any name.",
+        ),
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Model file to write; by default beside the .ckpt.")
     ] = None,
@@ -98,8 +109,10 @@ def import_checkpoint(
     sides = None if size is None else parse_size(size)
     names = None if classes is None else parse_classes(classes)
     info = find_dataset(dataset) if names is None else folder_info(dataset, names)
-    header, tensors = read(path, info, size=sides, vae=vae)
     target = output or path.with_suffix(".safetensors")
+    if target.resolve() in [source.resolve() for source in (path, vae) if source is not None]:
+        raise UsageError(f"the model file would take the place of {target}", "give another name with --output")
+    header, tensors = read(path, info, size=sides, vae=vae)
     save_model(target, header, tensors)
     entry = registry.register(models_home(), target)
     _print_entry("imported", entry, as_json)
@@ -170,12 +183,12 @@ def parse_classes(text: str) -> list[str]:
     """Return class names from A,B,...
 
     Raises:
-        UsageError: One is empty or stands twice.
+        UsageError: One is no name, or stands twice.
     """
-    names = [name.strip() for name in text.split(",")]
-    if "" in names or len(set(names)) != len(names):
-        raise UsageError(f"--classes {text}: an empty name or one that stands twice", "e.g. --classes benign,malignant")
-    return names
+    try:
+        return list(Classes(tuple(text.split(","))))
+    except DataError as error:
+        raise UsageError(f"--classes {text}: {error}", "e.g. --classes benign,malignant") from error
 
 
 def _rows(facts: dict[str, Any], prefix: str = "") -> list[list[str]]:

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from synthmed.errors import UsageError
+from synthmed.data.datasets import check_dataset_name
+from synthmed.errors import DataError, UsageError
 from synthmed.files.storage import location
 from synthmed.runtime.progress import printable
 
@@ -78,11 +79,23 @@ VggOption = Annotated[
     typer.Option(
         "--vgg-weights",
         metavar="FILE",
-        help="Weights of VGG-16 for LPIPS: torchvision's vgg16-397923af.pth, or the same as safetensors. They are "
+        help="Weights of VGG-16 for LPIPS: torchvision's vgg16-397923af.pth, or the same in another file. They are "
         "never downloaded.",
         show_default="LPIPS is not used",
     ),
 ]
+
+
+def dataset_word(word: str) -> str:
+    """Return the name of a data set as an option gives it.
+
+    Raises:
+        UsageError: It is none.
+    """
+    try:
+        return check_dataset_name(word)
+    except DataError as error:
+        raise UsageError(str(error)) from error
 
 
 def models_home() -> Path:

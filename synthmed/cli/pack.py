@@ -18,6 +18,7 @@ from synthmed.cli.common import (
     ShardsOutputOption,
     SourceTermsOption,
     ThreadsOption,
+    dataset_word,
     print_json,
     print_table,
 )
@@ -54,7 +55,11 @@ ClassesOption = Annotated[
 DatasetOption = Annotated[
     str | None,
     typer.Option(
-        "--dataset", metavar="NAME", help="Name of the data set in the shards.", show_default="the source's name"
+        "--dataset",
+        parser=dataset_word,
+        metavar="NAME",
+        help="Name of the data set in the shards.",
+        show_default="the source's name",
     ),
 ]
 MaxBadOption = Annotated[

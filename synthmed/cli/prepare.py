@@ -17,6 +17,7 @@ from synthmed.cli.common import (
     SeedOption,
     ShardsOutputOption,
     SourceTermsOption,
+    dataset_word,
     print_json,
     print_table,
 )
@@ -70,11 +71,23 @@ FormatOption = Annotated[
 ]
 NameOption = Annotated[
     str | None,
-    typer.Option("--name", help="Name of the data set in the shards.", show_default="the data set's own name"),
+    typer.Option(
+        "--name",
+        parser=dataset_word,
+        metavar="NAME",
+        help="Name of the data set in the shards.",
+        show_default="the data set's own name",
+    ),
 ]
 FolderNameOption = Annotated[
     str | None,
-    typer.Option("--name", help="Name of the data set in the shards.", show_default="the name of SOURCE"),
+    typer.Option(
+        "--name",
+        parser=dataset_word,
+        metavar="NAME",
+        help="Name of the data set in the shards.",
+        show_default="the name of SOURCE",
+    ),
 ]
 WorkersOption = Annotated[
     int | None,

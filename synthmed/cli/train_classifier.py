@@ -68,7 +68,9 @@ PretrainedOption = Annotated[
 WeightsOption = Annotated[
     Path | None,
     typer.Option(
-        "--weights", metavar="FILE", help="Start from the weights in this safetensors file; nothing is downloaded."
+        "--weights",
+        metavar="FILE",
+        help="Start from the weights in this file, safetensors or PyTorch's; nothing is downloaded.",
     ),
 ]
 PrecisionOption = Annotated[
@@ -174,10 +176,11 @@ def _initial_weights(
 ) -> tuple[dict[str, Tensor] | None, str | None]:
     """Return the weights to start from, and a name that differs between different weights."""
     from synthmed.classifier.networks import load_pretrained_weights, load_weights_file
-    from synthmed.files.content import hash_file
+    from synthmed.formats.weight_files import hash_weights
 
     if weights is not None:
-        return load_weights_file(weights, model, num_classes), f"sha256:{hash_file(weights)}"
+        initial = load_weights_file(weights, model, num_classes)
+        return initial, f"sha256:{hash_weights(initial)}"
     return (load_pretrained_weights(model), "timm") if pretrained else (None, None)
 
 

@@ -10,6 +10,7 @@ import typer
 from synthmed.cli.common import JsonOption, models_home
 from synthmed.cli.groups import grouped
 from synthmed.cli.training import find_stage, run_single_stage, training_request
+from synthmed.data.datasets import dataset_name
 from synthmed.generators import registry
 from synthmed.generators.family import StageRequest
 
@@ -41,6 +42,6 @@ def train_diffusion(
 
     start = find_start(stage, request.run, autoencoder)
     if start is None:
-        dataset = open_folder(request.data, "train").dataset or request.data.resolve().name
+        dataset = open_folder(request.data, "train").dataset or dataset_name(request.data.resolve().name)
         start = registry.find_model(models_home(), dataset, kind="autoencoder").path
     run_single_stage(request, stage, start, as_json)

@@ -5,14 +5,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import reprlib
 import typing
 from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, TypeVar
 
 from synthmed.errors import RecipeError, nearest
+from synthmed.runtime.progress import printable
 
 T = TypeVar("T")
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+
+
+def shown(value: Any) -> str:
+    """Return a short text for any value, for a message; a file's own may be of any length and depth."""
+    return _SHORT.repr(value)[:200]
+
+
+def _word(value: Any) -> str:
+    """Return a value that should be a word as one: short, and on one line."""
+    return printable(value[:100]) if isinstance(value, str) else shown(value)
 
 
 def from_dict(cls: type[T], table: Mapping[str, Any], where: str) -> T:
@@ -22,12 +36,12 @@ def from_dict(cls: type[T], table: Mapping[str, Any], where: str) -> T:
         RecipeError: An unknown key or a value of the wrong type; `where` says in what.
     """
     if not isinstance(table, Mapping):
-        raise RecipeError(f"{where} is {table!r}", "a section is wanted")
+        raise RecipeError(f"{where} is {shown(table)}", "a section is wanted")
     hints = typing.get_type_hints(cls)
     values = {}
     for key, value in table.items():
         if key not in hints:
-            raise RecipeError(f"unknown key in {where}: {key}", nearest(key, hints))
+            raise RecipeError(f"unknown key in {where}: {_word(key)}", nearest(_word(key), hints))
         values[key] = _convert(hints[key], value, f"{where}: {key}")
     return cls(**values)
 
@@ -40,19 +54,19 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         choices = typing.get_args(hint)
         if value not in choices:
-            raise RecipeError(f"{where} is {value!r}", nearest(str(value), map(str, choices)))
+            raise RecipeError(f"{where} is {shown(value)}", nearest(_word(value), map(str, choices)))
         return value
     if origin is tuple:
         item, *others = typing.get_args(hint)
         if not isinstance(value, list | tuple):
-            raise RecipeError(f"{where} is {value!r}", "a list is wanted")
+            raise RecipeError(f"{where} is {shown(value)}", "a list is wanted")
         if Ellipsis not in others and len(value) != 1 + len(others):
-            raise RecipeError(f"{where} is {value!r}", f"{1 + len(others)} values are wanted")
+            raise RecipeError(f"{where} is {shown(value)}", f"{1 + len(others)} values are wanted")
         return tuple(_convert(item, entry, where) for entry in value)
     if origin is dict:
         item = typing.get_args(hint)[1]
         if not isinstance(value, Mapping):
-            raise RecipeError(f"{where} is {value!r}", "a table is wanted")
+            raise RecipeError(f"{where} is {shown(value)}", "a table is wanted")
         return {str(key): entry if item is Any else _convert(item, entry, where) for key, entry in value.items()}
     if isinstance(hint, UnionType) and value is None and type(None) in typing.get_args(hint):
         return None
@@ -62,11 +76,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         for choice in typing.get_args(hint):
             with contextlib.suppress(RecipeError):
                 return _convert(choice, value, where)
-        raise RecipeError(f"{where} is {value!r}", f"{hint} is wanted")
+        raise RecipeError(f"{where} is {shown(value)}", f"{hint} is wanted")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        with contextlib.suppress(OverflowError):  # is then of the wrong type
+            return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise RecipeError(f"{where} is {value!r}", f"{hint.__name__} is wanted")
+        raise RecipeError(f"{where} is {shown(value)}", f"{hint.__name__} is wanted")
     return value
 
 
@@ -75,7 +90,7 @@ def _class_of_build(classes: Sequence[type[T]], table: Any, where: str) -> type[
     if not isinstance(table, Mapping) or "build" not in table:
         return classes[0]
     builds = {build: cls for cls in classes for build in typing.get_args(typing.get_type_hints(cls).get("build"))}
-    if (build := str(table["build"])) not in builds:
+    if (build := _word(table["build"])) not in builds:
         raise RecipeError(f"{where}: build is {build!r}", nearest(build, builds))
     return builds[build]
 

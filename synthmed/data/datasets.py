@@ -1,4 +1,7 @@
-"""The data sets that synthmed knows: classes in label order, other words for them, published sizes and counts."""
+"""The data sets that synthmed knows: classes in label order, other words for them, published sizes and counts.
+
+What a data set may be called is decided here too: folders get its name.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from synthmed.data.labels import Classes, normalise
-from synthmed.errors import UsageError, nearest
-from synthmed.runtime.progress import printable
+from synthmed.data.labels import Classes, check_name, normalise
+from synthmed.errors import DataError, UsageError, nearest
+
+MAX_DATASET_BYTES = 200
+# On any system: what separates folders, drives and patterns, what Windows keeps for devices, and hidden folders.
+NO_FOLDER = re.compile(r'.*[<>:"/\\|?*]|\.|.*\.$|(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\.|$)', re.IGNORECASE)
 
 CHEXPERT_FINDINGS = (
     "No Finding",
@@ -132,18 +138,39 @@ def finding_column(info: DataSetInfo) -> str:
     return next(name for name in CHEXPERT_FINDINGS if name.lower().replace(" ", "-") == info.classes.positive)
 
 
+def check_dataset_name(word: object) -> str:
+    """Return the name of a data set as it is kept: one that can be a folder's on any system.
+
+    Raises:
+        DataError: It is none.
+    """
+    name = check_name(word, "the name of a data set")
+    if len(name.encode()) > MAX_DATASET_BYTES or NO_FOLDER.match(name):
+        raise DataError(
+            f"{name[:100]!r} cannot be the name of a data set",
+            "a folder is called so: letters, digits, '-', '_' and spaces can be in it",
+        )
+    return name
+
+
+def dataset_name(text: str) -> str:
+    """Return a text, such as a folder's name, as the name of a data set: the letters A to Z, digits, '-' and '_'."""
+    word = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-_")[:MAX_DATASET_BYTES] or "images"
+    return f"{word}-images" if NO_FOLDER.match(word) else word
+
+
 def folder_info(name: str, classes: Sequence[str], positive: str | None = None) -> DataSetInfo:
     """Return an image folder's data set: of two classes the second is positive unless another one is named.
 
     Raises:
-        UsageError: `positive` is none of the classes.
+        UsageError: `positive` is none of the classes, or several.
+        DataError: The name of a class is none.
     """
     plain = Classes(tuple(classes))
     if positive is not None:
         positive = plain[plain.resolve(positive)]
     elif len(plain) == 2:
         positive = plain[1]
-    word = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "images"
-    return DataSetInfo(
-        name=word, title=f"{printable(name)}: an image folder", classes=replace(plain, positive=positive)
-    )
+    word = dataset_name(name)
+    title = name if name.isprintable() else word
+    return DataSetInfo(name=word, title=f"{title}: an image folder", classes=replace(plain, positive=positive))

@@ -17,7 +17,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 from synthmed.errors import CheckpointError
 from synthmed.features.slices import compute
 from synthmed.files.content import hash_file, hash_json
-from synthmed.formats.weight_files import check_weights, read_weights
+from synthmed.formats.weight_files import fit_weights, read_weights
 from synthmed.runtime.progress import log
 
 VERSION = 1  # of the features: to be raised whenever the same image gives others
@@ -43,12 +43,12 @@ class InceptionExtractor:
     resize = "299 x 299, bilinear without antialiasing (TensorFlow 1), on 8-bit images"
 
     def __init__(self, weights: Path, device: torch.device) -> None:
-        tensors = read_weights(weights)
         with torch.device("meta"):
             network = _Network()
-        check_weights(weights, "torch-fidelity's Inception", tensors, network.state_dict(), HOW_TO_GET)
-        floats = {key: tensor.float() for key, tensor in tensors.items() if tensor.is_floating_point()}
-        network.load_state_dict({**tensors, **floats}, assign=True)
+        wanted = network.state_dict()
+        found = read_weights(weights, wanted, remedy=HOW_TO_GET)
+        tensors = fit_weights(weights, "torch-fidelity's Inception", found, wanted, HOW_TO_GET)
+        network.load_state_dict(tensors, assign=True)
         self._network = network.to(device).eval().requires_grad_(False)
         self._device = device
         sha256 = hash_file(weights)

@@ -18,7 +18,7 @@ from synthmed.errors import CheckpointError, UsageError
 from synthmed.features.slices import compute
 from synthmed.features.timm_networks import head_names, without_head
 from synthmed.files.content import hash_file, hash_json
-from synthmed.formats.weight_files import check_weights, read_weights
+from synthmed.formats.weight_files import fit_weights, read_weights
 from synthmed.runtime.progress import log
 
 VERSION = 1  # of the features: to be raised whenever the same image gives others
@@ -130,7 +130,7 @@ def _load(network: nn.Module, model: str, path: Path) -> None:
         CheckpointError: The file is missing, broken or holds something else.
     """
     wanted = network.state_dict()
-    weights = without_head(read_weights(path), head_names(network))
+    weights = without_head(read_weights(path, wanted), head_names(network))
     remedy = f"is it the file for timm:{model}?"
     # Some published files have names from before timm's own, which the network's module knows how to change.
     rename: Callable[..., dict[str, Tensor]] | None
@@ -140,6 +140,4 @@ def _load(network: nn.Module, model: str, path: Path) -> None:
             weights = without_head(rename(weights, network), head_names(network))
         except Exception as error:  # of any kind: it was written for the right files only
             raise CheckpointError(f"{path} does not hold the weights of {model}", remedy) from error
-    check_weights(path, model, weights, wanted, remedy)
-    # In place, so that half precision is cast. Not strict: counters of batch norm batches may be missing.
-    network.load_state_dict(weights, strict=False)
+    network.load_state_dict(fit_weights(path, model, weights, wanted, remedy))

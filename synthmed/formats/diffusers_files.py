@@ -1,27 +1,37 @@
 """Stable Diffusion's autoencoder as the diffusers library saves it: what its files hold, in synthmed's terms.
 
-That is a folder with `config.json` and safetensors weights, or a pipeline's folder with these in `vae/`. Nothing is
-downloaded and no pickle is read.
+That is a folder with `config.json` and weights, or a pipeline's folder with these in `vae/`. Weights are one file, or
+several that an index names; a variant, such as `fp16`, stands in their names. Nothing is downloaded.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Literal, TypeVar
 
 from synthmed.config.fields import MAX_WIDTH
-from synthmed.config.tables import from_dict
+from synthmed.config.tables import from_dict, shown
 from synthmed.errors import CheckpointError, RecipeError
 
 Value = TypeVar("Value")
 
 CONFIG_NAME = "config.json"
-WEIGHTS_NAMES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
-PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
+# Whole files before indices of several, safetensors before pickles, and no variant before one.
+WEIGHTS_NAMES = tuple(
+    name.format(ending)
+    for ending in ("safetensors", "bin")
+    for name in (
+        *("diffusion_pytorch_model.{}", "diffusion_pytorch_model.{}.index.json"),
+        *("diffusion_pytorch_model.*.{}", "diffusion_pytorch_model.{}.index.*.json"),
+    )
+)
+SHARD = re.compile(r"diffusion_pytorch_model.*-\d{5}-of-\d{5}\b.*")
+MAX_SHARDS = 1000
 MAX_CONFIG_BYTES = 1 << 20
 # Bounds on what a hostile file can ask for; the published ones have 4 levels of 2 or 3 blocks.
 MAX_LEVELS = 8
@@ -89,26 +99,57 @@ class AutoencoderKLConfig:
 
 
 def find_weights(path: Path) -> Path | None:
-    """Return the weights in a folder of diffusers, or in its `vae`; `None` where there are none.
+    """Return the weights in a folder of diffusers, or in its `vae`, or their index; `None` where there are none.
 
     Raises:
-        CheckpointError: There are pickled weights alone.
+        CheckpointError: There are parts of weights without their index.
     """
-    folders = (path, path / "vae")
-    for folder in folders:
+    for folder in filter(os.path.isdir, (path, path / "vae")):
         for name in WEIGHTS_NAMES:
-            if (folder / name).is_file():
-                return folder / name
-    pickles = [path] if path.suffix in PICKLE_SUFFIXES and path.is_file() else []
-    pickles += [file for folder in folders for file in sorted(folder.glob("diffusion_pytorch_model*.bin"))]
-    if pickles:
-        raise CheckpointError(
-            f"{pickles[0]} is a pickle, which can run code, so it is not read",
-            "bring the .safetensors file, or have diffusers write it: "
-            "AutoencoderKL.from_pretrained(FOLDER).save_pretrained(NEW); "
-            "Medfusion's .ckpt: `synthmed checkpoints import`",
-        )
+            found = [file for file in sorted(folder.glob(name)) if file.is_file()]
+            if whole := [file for file in found if not SHARD.match(file.name)]:
+                return whole[0]
+        if parts := sorted(folder.glob("diffusion_pytorch_model*-of-*")):
+            raise CheckpointError(f"{parts[0]} is one of several files, and their .index.json is missing", "bring it")
     return None
+
+
+def weight_files(weights: Path) -> list[Path]:
+    """Return the files that hold the weights: that file itself, or those beside it that it names as an index.
+
+    Raises:
+        CheckpointError: An index is broken, names files elsewhere, or one that is missing.
+    """
+    if weights.suffix != ".json":
+        return [weights]
+    table = _read_json(weights)
+    names = table.get("weight_map") if isinstance(table, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointError(f"{weights} is no index of weights: it has no weight_map")
+    files = sorted(set(names.values()))
+    if not 1 <= len(files) <= MAX_SHARDS:
+        raise CheckpointError(f"{weights} names {len(files)} files", f"1 to {MAX_SHARDS}")
+    for name in files:
+        if not SHARD.fullmatch(name) or not name.isprintable() or PureWindowsPath(name).name != name:
+            raise CheckpointError(f"{weights} names a file that is none of its parts: {name[:100]!r}")
+        if not weights.with_name(name).is_file():
+            raise CheckpointError(f"{weights} names {name[:100]}, which is missing", "bring it too")
+    return [weights.with_name(name) for name in files]
+
+
+def _read_json(path: Path) -> Any:
+    """Return what a small JSON file holds.
+
+    Raises:
+        CheckpointError: It cannot be read. A missing one is a FileNotFoundError.
+    """
+    try:
+        with open(path, "rb") as file:
+            return json.loads(file.read(MAX_CONFIG_BYTES))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error
 
 
 def read_config_beside(weights: Path) -> AutoencoderKLConfig | None:
@@ -119,16 +160,13 @@ def read_config_beside(weights: Path) -> AutoencoderKLConfig | None:
     """
     path = weights.with_name(CONFIG_NAME)
     try:
-        with open(path, "rb") as file:
-            table = json.loads(file.read(MAX_CONFIG_BYTES))
+        table = _read_json(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from error
     if not isinstance(table, dict) or "_class_name" not in table:
         return None
     if table["_class_name"] != "AutoencoderKL":
-        raise CheckpointError(f"{path} is of {str(table['_class_name'])[:60]!r}", "only AutoencoderKL is supported")
+        raise CheckpointError(f"{path} is of {shown(table['_class_name'])}", "only AutoencoderKL is supported")
     arguments = {key: value for key, value in table.items() if not key.startswith("_") and key not in UNUSED}
     try:
         return from_dict(AutoencoderKLConfig, arguments, CONFIG_NAME)

@@ -7,19 +7,26 @@ Headers of version 1, all of them of diffusion models, are read as before.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from synthmed.config.tables import from_dict, to_dict
+from synthmed.config.fields import MAX_SIDE
+from synthmed.config.tables import from_dict, shown, to_dict
+from synthmed.data.datasets import check_dataset_name
 from synthmed.data.labels import Classes
 from synthmed.errors import CheckpointError, DataError, RecipeError, nearest
 from synthmed.formats.diffusers_files import AutoencoderKLConfig
+from synthmed.runtime.progress import printable
 
 DEFAULT_FAMILY = "diffusion"
 """The family of files and shards that name none: for a while there was no other."""
 GENERATOR = "generator"
+# What may be said of a training, which commands show and data cards repeat.
+MAX_FACTS = 1000
+MAX_FACT_DEPTH = 8
+MAX_FACT_LENGTH = 1000
 
 
 class HeaderPart(Protocol):
@@ -38,7 +45,8 @@ class Header(Generic[Build, Sampling]):
     """Everything that is needed to use a model file, and where the model comes from.
 
     Raises:
-        RecipeError: Parts that do not go together.
+        RecipeError: Parts that do not go together, or numbers beyond reason.
+        DataError: The data set is called by what is no name.
     """
 
     build: Build
@@ -55,10 +63,16 @@ class Header(Generic[Build, Sampling]):
     training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if min(self.height_width) < 1 and (self.size != 0 or self.kind == GENERATOR):
-            raise RecipeError(f"size is {self.size}", "sides must be at least 1")
+        sides = self.height_width
+        if (min(sides) < 1 and (self.size != 0 or self.kind == GENERATOR)) or max(sides) > MAX_SIDE:
+            raise RecipeError(f"size is {shown(self.size)}", f"sides must be in 1 .. {MAX_SIDE}")
         if (self.kind == GENERATOR) != (self.sampling is not None):
-            raise RecipeError(f"a model of kind {self.kind} has sampling settings {self.sampling}")
+            raise RecipeError(f"a model of kind {printable(self.kind[:100])} has sampling settings {self.sampling}")
+        if self.dataset or self.kind == GENERATOR:
+            object.__setattr__(self, "dataset", check_dataset_name(self.dataset))
+        for number, fact in enumerate(_facts(self.training)):
+            if number >= MAX_FACTS or not _is_plain(fact):
+                raise RecipeError(f"training says {shown(fact)}", f"at most {MAX_FACTS} short texts and finite numbers")
         self.build.check(self)
         if self.sampling is not None:
             self.sampling.check(self)
@@ -152,6 +166,24 @@ def parse_header(
         raise CheckpointError(f"the configuration in {path} is not valid: {error}") from error
 
 
+def _facts(value: Any, depth: int = 0) -> Iterator[Any]:
+    """Yield the plain values, keys too, that what is said of a training consists of; `...` for what lies too deep."""
+    if depth > MAX_FACT_DEPTH:
+        yield ...
+    elif isinstance(value, Mapping | list | tuple):
+        for entry in [*value, *value.values()] if isinstance(value, Mapping) else value:
+            yield from _facts(entry, depth + 1)
+    else:
+        yield value
+
+
+def _is_plain(fact: Any) -> bool:
+    """Say whether a value can be repeated anywhere: JSON, short, and seen."""
+    if isinstance(fact, str):
+        return len(fact) <= MAX_FACT_LENGTH and fact.isprintable()
+    return fact is None or (isinstance(fact, int | float) and abs(fact) < 1 << 63)
+
+
 def with_training(header: Header[Build, Sampling], **facts: Any) -> Header[Build, Sampling]:
     """Return the header with facts of its training added."""
     return dataclasses.replace(header, training={**header.training, **facts})
@@ -163,9 +195,10 @@ def table_of_version_1(config: Any, path: Path) -> dict[str, Any]:
     known = places | {"vae", "unet", "schedule", "latent_scale"}
     wrong = f"the configuration in {path} is not valid"
     if not isinstance(config, dict):
-        raise CheckpointError(f"{wrong}: it is {config!r}", "a section is wanted")
+        raise CheckpointError(f"{wrong}: it is {shown(config)}", "a section is wanted")
     if unknown := sorted(config.keys() - known):
-        raise CheckpointError(f"{wrong}: unknown key in {path.name}: {unknown[0]}", nearest(unknown[0], sorted(known)))
+        word = printable(unknown[0][:100])
+        raise CheckpointError(f"{wrong}: unknown key in {path.name}: {word}", nearest(word, sorted(known)))
     whole = config.get("kind", "pipeline") == "pipeline"
     size = config.get("size", 64)
     height, width = size if isinstance(size, list) and len(size) == 2 else (size, size)
@@ -201,5 +234,5 @@ def table_of_diffusers(vae: AutoencoderKLConfig, path: Path) -> dict[str, Any]:
         "image": {"height": 0, "width": 0},
         "build": {"vae": to_dict(vae)},
         "sampling": None,
-        "training": {"imported_from": path.name, "finished": True},
+        "training": {"imported_from": printable(path.name), "finished": True},
     }

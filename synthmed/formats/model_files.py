@@ -1,22 +1,33 @@
 """synthmed's model files: one safetensors file of weights, with a header that says everything needed to use them.
 
-An autoencoder that diffusers saved, without a header, is read as if it were one of ours. No pickle is ever read.
+An autoencoder that diffusers saved, without a header, is read as if it were one of ours: from any of the formats in
+`torch_files`, and from several files that an index names. No pickle is ever run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthmed.config.tables import to_dict
+from synthmed.config.tables import shown, to_dict
 from synthmed.errors import CheckpointError
 from synthmed.files.atomic import atomic_file
 from synthmed.files.content import hash_file, hash_json
-from synthmed.formats.diffusers_files import AutoencoderKLConfig, read_config_beside, with_present_names
+from synthmed.formats.diffusers_files import (
+    AutoencoderKLConfig,
+    read_config_beside,
+    weight_files,
+    with_present_names,
+)
 from synthmed.formats.headers import Header, table_of_diffusers, table_of_version_1
+from synthmed.formats.safetensors_files import read_file, unique
+from synthmed.formats.torch_files import CheckpointFile, StoredTensor
+from synthmed.formats.weight_files import find_tensors
 from synthmed.runtime import version
 
 if TYPE_CHECKING:
@@ -25,7 +36,6 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 2
 AUTOENCODER_PREFIX = "latent_embedder."
 DENOISER_PREFIX = "noise_estimator."
-MAX_HEADER_BYTES = 1 << 20
 
 
 def save_model(path: Path, header: Header[Any, Any], tensors: Mapping[str, Tensor], *, half: bool = False) -> None:
@@ -77,16 +87,17 @@ def read_table(path: Path) -> dict[str, Any]:
     """Return the table of a model file's header, without reading its weights or importing torch.
 
     Raises:
-        CheckpointError: Neither a model file of synthmed nor an autoencoder that diffusers saved.
+        CheckpointError: Neither a model file of synthmed nor an autoencoder that diffusers saved, or cut short.
     """
-    header = _read_header(path)
-    if found := _foreign_config(path, header):
+    if found := _foreign_config(path):
         return table_of_diffusers(found, path)
     try:
-        stored = json.loads(header["__metadata__"]["synthmed"])
+        stored = json.loads(read_file(path).metadata["synthmed"], object_pairs_hook=unique)
         version = stored["format_version"]
         if version not in (1, FORMAT_VERSION):
-            raise CheckpointError(f"{path} has format version {version}, this synthmed reads 1 and {FORMAT_VERSION}")
+            raise CheckpointError(
+                f"{path} has format version {shown(version)}, this synthmed reads 1 and {FORMAT_VERSION}"
+            )
         table = table_of_version_1(stored["config"], path) if version == 1 else stored["header"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
@@ -98,36 +109,47 @@ def read_table(path: Path) -> dict[str, Any]:
     return table
 
 
-def _read_header(path: Path) -> Any:
-    """Return the JSON header of a safetensors file, whatever it holds."""
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= MAX_HEADER_BYTES:
-                raise CheckpointError(f"{path} is not a safetensors file", "give a model file made by synthmed")
-            return json.loads(file.read(length))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no such model file: {path}") from error
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not a safetensors file", "give a model file made by synthmed") from error
+def is_model_file(path: Path) -> bool:
+    """Say whether a file is a model file of synthmed, as far as its list of tensors says."""
+    with contextlib.suppress(CheckpointError):
+        return "synthmed" in read_file(path).metadata
+    return False
 
 
-def _foreign_config(path: Path, header: Any) -> AutoencoderKLConfig | None:
+def _foreign_config(path: Path) -> AutoencoderKLConfig | None:
     """Return the configuration of an autoencoder that diffusers saved; `None` for any other file."""
-    try:
-        ours = "synthmed" in header["__metadata__"]
-    except (KeyError, TypeError):
-        ours = False
-    return None if ours else read_config_beside(path)
+    return None if is_model_file(path) or not os.path.isfile(path) else read_config_beside(path)
 
 
 def hash_model(path: Path) -> str:
-    """Return the SHA-256 of a model file, or of weights and configuration of what diffusers saved in two files."""
-    config = _foreign_config(path, _read_header(path))
-    sha256 = hash_file(path)
-    return sha256 if config is None else hash_json([sha256, to_dict(config)])
+    """Return the SHA-256 of a model file, or of weights and configuration of what diffusers saved in several files."""
+    config = _foreign_config(path)
+    if config is None:
+        return hash_file(path)
+    return hash_json([*map(hash_file, weight_files(path)), to_dict(config)])
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a model file's tensors by name, without reading their values or importing torch.
+
+    Raises:
+        CheckpointError: The file is broken or cut short.
+    """
+    if _foreign_config(path) is None:
+        return {name: place.shape for name, place in read_file(path).tensors.items()}
+    return {name: place.shape for name, (_, place) in _foreign_places(path).items()}
+
+
+def _foreign_places(path: Path) -> dict[str, tuple[CheckpointFile, StoredTensor]]:
+    """Return where the tensors of an autoencoder that diffusers saved lie, by the names of a model file."""
+    places: dict[str, tuple[CheckpointFile, StoredTensor]] = {}
+    for part in weight_files(path):
+        file = CheckpointFile(part)
+        found = {AUTOENCODER_PREFIX + name: tensor for name, tensor in with_present_names(find_tensors(file)).items()}
+        if twice := sorted(found.keys() & places.keys()):
+            raise CheckpointError(f"{part} holds a tensor that another file of {path.name} holds too: {twice[0]}")
+        places |= {name: (file, tensor) for name, tensor in found.items()}
+    return places
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -136,21 +158,29 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: The file is broken, or a weight is not finite.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}", "the file is broken or cut short") from error
+    if _foreign_config(path) is not None:
+        tensors = {name: file.read(place) for name, (file, place) in _foreign_places(path).items()}
+    else:
+        tensors = _load_own(path)
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise CheckpointError(f"{path} has weights that are not floats: {name}")
         tensors[name] = tensor.float()
         if not is_finite(tensors[name]):
             raise CheckpointError(f"{path} has weights that are not finite: {name}")
-    if _foreign_config(path, _read_header(path)):
-        return {AUTOENCODER_PREFIX + name: tensor for name, tensor in with_present_names(tensors).items()}
+    return tensors
+
+
+def _load_own(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    read_file(path)
+    try:
+        # Mapped: see `write_tensors` for why their place in memory matters.
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}", "the file is broken or cut short") from error
     return tensors
 
 
@@ -163,19 +193,13 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def count_parameters(path: Path) -> dict[str, int]:
-    """Return the number of values by the first word of the tensors' names, from a model file's header alone.
+    """Return the number of values by the first word of the tensors' names, without reading them.
 
     Raises:
-        CheckpointError: The header is broken.
+        CheckpointError: The file is broken or cut short.
     """
     counts: dict[str, int] = {}
-    header = _read_header(path)
-    prefix = AUTOENCODER_PREFIX if _foreign_config(path, header) else ""
-    try:
-        for name, entry in header.items():
-            if name != "__metadata__":
-                part = (prefix + name).partition(".")[0]
-                counts[part] = counts.get(part, 0) + math.prod(int(size) for size in entry["shape"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"the header of {path} is broken") from error
+    for name, shape in read_shapes(path).items():
+        part = name.partition(".")[0]
+        counts[part] = counts.get(part, 0) + math.prod(shape)
     return counts

@@ -1,7 +1,8 @@
-"""PyTorch checkpoint files, opened as data: the zip format, and the one that came before it.
+"""Files of weights, opened as data: PyTorch's zip format, the one that came before it, and safetensors.
 
-A file is a pickle and, beside it, storages: blocks of numbers, of which tensors are views. The pickle is interpreted,
-never executed; tensors come as `StoredTensor`, a place in a storage, and are read one by one when they are wanted.
+PyTorch's file is a pickle and, beside it, storages: blocks of numbers, of which tensors are views. The pickle is
+interpreted, never executed; tensors come as `StoredTensor`, a place in a storage, and are read one by one when they are
+wanted. Which format a file has is seen in it: endings say little.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from synthmed.errors import CheckpointError
+from synthmed.formats import safetensors_files
 from synthmed.formats.pickles import Named, Understanding, interpret
 
 if TYPE_CHECKING:
@@ -41,6 +44,19 @@ DTYPES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
     "BFloat16Storage": "<i2",  # which numpy does not know; torch is told when it is read
+}
+# What safetensors calls the same numbers.
+KINDS = {
+    "F32": "FloatStorage",
+    "F16": "HalfStorage",
+    "F64": "DoubleStorage",
+    "BF16": "BFloat16Storage",
+    "I64": "LongStorage",
+    "I32": "IntStorage",
+    "I16": "ShortStorage",
+    "I8": "CharStorage",
+    "U8": "ByteStorage",
+    "BOOL": "BoolStorage",
 }
 FLOATS = {"FloatStorage", "HalfStorage", "DoubleStorage", "BFloat16Storage"}
 
@@ -79,10 +95,11 @@ class Contents:
 
 
 class CheckpointFile:
-    """A PyTorch checkpoint, opened as data.
+    """A file of weights, opened as data.
 
     Attributes:
-        root: What the file holds: dicts, lists, tuples, numbers, strings, `StoredTensor`, `Named` and `Call`.
+        root: What the file holds: dicts, lists, tuples, numbers, strings, `StoredTensor`, `Named` and `Call`; of
+            safetensors, a dict of `StoredTensor`.
         size: Bytes of the file.
 
     Raises:
@@ -91,11 +108,17 @@ class CheckpointFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # A pipe of that name would be waited for.
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise CheckpointError(f"cannot read {path}: it is no file")
         with self._naming_errors(), open(path, "rb") as file:
             self.size = file.seek(0, io.SEEK_END)
             file.seek(0)
-            zipped = file.read(len(ZIP_START)) == ZIP_START
-            contents = read_zip(file, self.size) if zipped else read_legacy(file, self.size)
+            start = file.read(16)
+            if safetensors_files.is_safetensors(start):
+                contents = _read_safetensors(file, self.size)
+            else:
+                contents = (read_zip if start.startswith(ZIP_START) else read_legacy)(file, self.size)
         self.root, self._places = contents.root, contents.places
 
     @contextlib.contextmanager
@@ -109,7 +132,7 @@ class CheckpointFile:
             raise CheckpointError(f"{self.path}: {error}") from error
         # RuntimeError is what zipfile raises for encryption and NotImplementedError, one of its kind, for odd versions.
         except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, LookupError, struct.error) as error:
-            raise CheckpointError(f"{self.path} is broken or no PyTorch checkpoint: {str(error)[:200]}") from error
+            raise CheckpointError(f"{self.path} is broken or holds no weights: {str(error)[:200]}") from error
 
     def check(self, tensor: StoredTensor) -> None:
         """Raise unless the file holds the whole of a tensor, without reading it.
@@ -154,6 +177,16 @@ class CheckpointFile:
         if count and (count > storage.length or tensor.offset + last >= storage.length):
             raise CheckpointError(f"has a tensor of shape {list(tensor.shape)} that reaches beyond its storage")
         return first + tensor.offset * itemsize, last + 1 if count else 0
+
+
+def _read_safetensors(file: IO[bytes], size: int) -> Contents:
+    """Read safetensors: each tensor is a storage of its own, under its own name."""
+    root, places = {}, {}
+    for name, place in safetensors_files.read_contents(file, size).tensors.items():
+        storage = Storage(KINDS.get(place.dtype, place.dtype), name, math.prod(place.shape))
+        strides = tuple(math.prod(place.shape[axis + 1 :]) for axis in range(len(place.shape)))
+        root[name], places[name] = StoredTensor(storage, 0, place.shape, strides), (place.first, place.num_bytes)
+    return Contents(root, places)
 
 
 def read_zip(file: IO[bytes], size: int) -> Contents:
@@ -213,7 +246,7 @@ def read_legacy(file: IO[bytes], size: int) -> Contents:
     except CheckpointError:
         magic = None
     if magic != LEGACY_MAGIC:
-        raise CheckpointError("is not a PyTorch checkpoint, neither in the zip format nor in the one before it")
+        raise CheckpointError("is neither safetensors nor a PyTorch checkpoint, in the zip format or the one before it")
     protocol, machine = interpret(stream), interpret(stream)
     if protocol != LEGACY_PROTOCOL or not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise CheckpointError("was written by a PyTorch older than 0.2 or on a big-endian machine")

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from synthmed.config.fields import described
-from synthmed.errors import RecipeError
+from synthmed.config.fields import MAX_SIDE, described
+from synthmed.data.datasets import dataset_name
+from synthmed.errors import CheckpointError, RecipeError
 from synthmed.formats.headers import Header, HeaderPart
 from synthmed.training.config import StageConfig
 
@@ -48,6 +49,18 @@ class Settings(HeaderPart, Protocol):
         """Return the settings as words for plan and data card, e.g. `sampler ddim, 150 steps`."""
 
 
+class NotFiniteError(CheckpointError):
+    """A model has made an image with values that are no numbers.
+
+    Args:
+        position: Of the first such image in its batch.
+    """
+
+    def __init__(self, position: int) -> None:
+        super().__init__(f"image {position} of the batch is not finite")
+        self.position = position
+
+
 @dataclass(frozen=True)
 class Cost:
     """What sampling costs on a device that is warm."""
@@ -77,6 +90,7 @@ class Generator(Protocol):
 
         Raises:
             UsageError: A label or a setting that the model does not have.
+            NotFiniteError: An image is not finite.
         """
 
     def cost(self, settings: Any, batch_size: int) -> Cost:
@@ -90,8 +104,8 @@ class DataConfig:
     size: int = described(256, "side of the square images in pixels")
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise RecipeError(f"data.size is {self.size}", "it must be at least 1")
+        if not 1 <= self.size <= MAX_SIDE:
+            raise RecipeError(f"data.size is {self.size}", f"it must be in 1 .. {MAX_SIDE}")
 
 
 @dataclass(frozen=True)
@@ -160,7 +174,7 @@ class StageContext:
         train, recipe = self.train, self.recipe
         return {
             "family": recipe.family,
-            "dataset": train.dataset or self.request.data.resolve().name,
+            "dataset": train.dataset or dataset_name(self.request.data.resolve().name),
             "classes": train.classes.with_positive(),
             "size": recipe.data.size,
             "training": {"recipe": recipe.name, "images": len(train.entries), "data_hash": train.content_hash},
@@ -204,7 +218,8 @@ class Family:
     recipe: type[Recipe]
     stages: tuple[Stage, ...]
     load: Callable[[Path, Header[Any, Any], Any], Generator]
-    """Return the generator in a model file with this header, on a device."""
+    """Return the generator in a model file with this header, on a device; of a part alone, whatever shows that the file
+    is whole. Raises CheckpointError where the weights do not fit the header, or are not finite."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """First word of the tensors' names -> what they belong to, for `checkpoints info`."""
     import_file: ImportFile | None = None

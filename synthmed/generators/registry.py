@@ -5,20 +5,24 @@ A registered model is a small JSON file that names a model file, so that large f
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synthmed.errors import CheckpointError, SynthmedError
+from synthmed.errors import CheckpointError, DataError, InputError
 from synthmed.files.atomic import write_json
 from synthmed.files.content import hash_file, read_json
 from synthmed.formats.diffusers_files import find_weights
 from synthmed.formats.headers import GENERATOR, Header
 from synthmed.generators.families import FAMILIES, read_header
+from synthmed.runtime.progress import log
 
 MODEL = "model.safetensors"
+LATEST = 1 << 40
+"""Seconds since 1970 that no record is registered after."""
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "checkpoints"
 
 
@@ -38,10 +42,10 @@ class Entry:
 
 
 def register(home: Path, path: Path) -> Entry:
-    """Make a model file findable by its data set.
+    """Make a model file findable by its data set, after it has been loaded as a whole.
 
     Raises:
-        CheckpointError: Not a model file of synthmed, or of no data set.
+        CheckpointError: Not a model file of synthmed, of no data set, not finished, or its weights are broken.
     """
     header = read_header(path)
     if not header.dataset:
@@ -53,6 +57,7 @@ def register(home: Path, path: Path) -> Entry:
         raise CheckpointError(
             f"the training of {path} is not finished", "finish it by the same command, or use it by --checkpoint"
         )
+    FAMILIES[header.family].load(path, header, "cpu")
     sha256 = hash_file(path)
     entry = Entry(path.resolve(), header, sha256, time.time())
     # Data set and kind come from the file: they must not lead out of the folder.
@@ -66,18 +71,22 @@ def register(home: Path, path: Path) -> Entry:
 
 
 def list_entries(home: Path) -> list[Entry]:
-    """Return all models whose files are still there, the latest first, those of synthmed itself last."""
+    """Return all models whose files are still there, the latest first, those of synthmed itself last.
+
+    A record that is broken, or whose file cannot be used, is named on stderr and passed over.
+    """
     entries = [Entry(path, read_header(path), hash_file(path), 0.0) for path in EMBEDDED_FOLDER.glob("*.safetensors")]
     registered: dict[Path, Entry] = {}
     for record in sorted((home / "models").glob("*.json")):
-        path, sha256, when = _read_record(record)
-        # A file that was trained anew under its old name has two records; the older one's hash is no longer true.
-        if path in registered and registered[path].registered > when:
-            continue
         try:
+            path, sha256, when = _read_record(record)
+            # A file that was trained anew under its old name has two records; the older one's hash is no longer true.
+            if path in registered and registered[path].registered > when:
+                continue
             header = read_header(path)
-        except SynthmedError:
-            continue  # moved or deleted since; `checkpoints add` registers it again
+        except InputError as error:
+            log(f"note: passed over {record}: {error}; remove it, or register the model with `checkpoints add`")
+            continue
         # A training that was begun anew in the same folder has put its first weights there.
         if _is_finished(header):
             registered[path] = Entry(path, header, sha256, when)
@@ -90,12 +99,17 @@ def _is_finished(header: Header[Any, Any]) -> bool:
 
 
 def _read_record(record: Path) -> tuple[Path, str, float]:
-    """Return path, SHA-256 and time of registration."""
-    try:
-        stored = read_json(record)
-        return Path(stored["path"]), str(stored["sha256"]), float(stored["registered"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{record} is not a record of a model", "remove it") from error
+    """Return path, SHA-256 and time of registration.
+
+    Raises:
+        DataError: It is not a record.
+    """
+    match read_json(record):
+        case {"path": str(path), "sha256": str(sha256), "registered": float() | int() as when} if (
+            path and 0 < when < LATEST
+        ):
+            return Path(path), sha256, when
+    raise DataError("it is not a record of a model")
 
 
 def find_model(home: Path, dataset: str, kind: str = GENERATOR) -> Entry:
@@ -142,14 +156,15 @@ def resolve_path(path: Path) -> Path:
     """Return the model file that a path names: the file itself, or the model of a run folder or of diffusers' folder.
 
     Raises:
-        CheckpointError: There is none, or a pickle.
+        CheckpointError: There is none, or a part alone.
     """
-    if path.is_dir():
+    # Other than the methods of paths, these say no to any path that cannot be.
+    if os.path.isdir(path):
         stages = [stage.name for family in FAMILIES.values() for stage in reversed(family.stages)]
         for folder in ("", *stages):
             if (path / folder / MODEL).is_file():
                 return path / folder / MODEL
     found = find_weights(path) or path
-    if not found.is_file():
+    if not os.path.isfile(found):
         raise CheckpointError(f"no model file at {path}", "give a .safetensors file or a run folder")
     return found

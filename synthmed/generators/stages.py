@@ -70,7 +70,7 @@ def find_start(stage: Stage, run: Path, chosen: Path | None = None) -> Path | No
         CheckpointError: There is nothing of the kind at `chosen`.
     """
     if chosen is not None and chosen.is_file():
-        return find_weights(chosen) or chosen
+        return chosen
     for name in stage.after:
         path = (chosen or run) / name / MODEL_NAME
         if path.is_file():

@@ -1,6 +1,6 @@
 """LPIPS: the distance of two images in the features of VGG-16, whose weights come from a file on this machine.
 
-Nothing is downloaded here, and no pickle is read but torchvision's own file, known by its SHA-256.
+Nothing is downloaded here, and nothing in the file is run.
 """
 
 from __future__ import annotations
@@ -9,15 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from synthmed.errors import CheckpointError
-from synthmed.files.content import hash_file
+from synthmed.formats.weight_files import fit_weights, read_weights
 
 VGG_FILE = "vgg16-397923af.pth"
-VGG_SHA256 = "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"
+PART = "features."
 HOW_TO_GET = f"bring torchvision's {VGG_FILE}, or its weights as safetensors, and use --vgg-weights FILE"
 # Ends of the five stages in torchvision's `features`: after the last ReLU before each pooling.
 STAGE_ENDS = (4, 9, 16, 23, 30)
@@ -36,7 +33,7 @@ class Lpips:
     that whatever holds one neither trains nor stores it.
 
     Args:
-        weights: torchvision's file, or safetensors with `features.*` as in it.
+        weights: torchvision's file, or another one with `features.*` as in it.
         device: Where the images will be.
 
     Raises:
@@ -78,28 +75,9 @@ def _build_features(path: Path) -> nn.Sequential:
     with torch.device("meta"):
         # Without the last pooling, and without the classifier, which is nine tenths of the network.
         features: nn.Sequential = make_layers(cfgs["D"])[: STAGE_ENDS[-1]]
-    tensors = _read_tensors(path)
-    wanted = {f"features.{name}": tensor for name, tensor in features.state_dict().items()}
-    for name, tensor in wanted.items():
-        if name not in tensors or tensors[name].shape != tensor.shape:
-            raise CheckpointError(f"{path} does not hold the weights of VGG-16: no {name} of its shape", HOW_TO_GET)
-        if not torch.isfinite(tensors[name]).all():
-            raise CheckpointError(f"{path} has weights that are not finite: {name}", HOW_TO_GET)
-    state = {name.removeprefix("features."): tensors[name].float() for name in wanted}
-    features.load_state_dict(state, assign=True)
+    # torchvision's file holds its classifier too, which is nine tenths of it.
+    wanted = {f"{PART}{name}": tensor for name, tensor in features.state_dict().items()}
+    found = read_weights(path, wanted, part=PART, remedy=HOW_TO_GET)
+    tensors = fit_weights(path, "VGG-16", found, wanted, HOW_TO_GET)
+    features.load_state_dict({name.removeprefix(PART): tensors[name] for name in wanted}, assign=True)
     return features.eval().requires_grad_(False)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"no such weights file: {path}", HOW_TO_GET)
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # A pickle from elsewhere is not even opened; this one has no instruction but to build tensors.
-        if (found := hash_file(path)) != VGG_SHA256:
-            raise CheckpointError(f"{path} is not {VGG_FILE}: its SHA-256 is {found[:12]}...", HOW_TO_GET)
-        tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}", HOW_TO_GET) from error
-    return tensors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synthmed.config.tables import from_dict
+from synthmed.config.tables import from_dict, shown
 from synthmed.data.images import decode_image
 from synthmed.data.shards.read import find_shards
 from synthmed.data.shards.samples import index_shard, read_image_bytes
-from synthmed.errors import CheckpointError, DataError, RecipeError, nearest
+from synthmed.errors import CheckpointError, DataError, RecipeError
 from synthmed.files.content import hash_file
-from synthmed.formats.headers import DEFAULT_FAMILY
+from synthmed.formats.headers import DEFAULT_FAMILY, Header
 from synthmed.generators.families import FAMILIES, read_header
 from synthmed.production.plan import SPLIT, GenerateConfig, Planned
 from synthmed.production.render import Renderer
+from synthmed.runtime.device import Precision
 
 
 @dataclass(frozen=True)
@@ -77,16 +79,18 @@ def _config(metadata: dict[str, Any], key: str, checkpoints: Iterable[tuple[Path
     try:
         sha256, label, seed = (metadata[name] for name in ("checkpoint_sha256", "label", "seed"))
         index, precision = metadata["index"], metadata["precision"]
-        if not all(isinstance(value, int) and value >= 0 for value in (label, seed, index)):
-            raise ValueError("label, seed and index must be whole numbers")
-        settings = _settings(metadata, key)
-    except (KeyError, ValueError, RecipeError) as error:
-        raise DataError(f"{key}.json does not say how the image was made: {error}") from error
+    except KeyError as error:
+        raise _silent(key, error) from error
+    if not all(type(value) is int and 0 <= value < 1 << 63 for value in (label, seed, index)):
+        raise _silent(key, "label, seed and index must be whole numbers")
+    if precision not in typing.get_args(Precision):
+        raise _silent(key, f"precision is {shown(precision)}")
     # A file that has changed since it was registered is no longer the model that it was.
     found = [path for path, known in checkpoints if known == sha256 and hash_file(path) == sha256]
     if not found:
-        raise CheckpointError(f"no model with the SHA-256 {sha256}", "give its file with --checkpoint")
+        raise CheckpointError(f"no model with the SHA-256 {shown(sha256)[:80]}", "give its file with --checkpoint")
     header = read_header(found[0])
+    settings = _settings(metadata, header, key)
     if label >= len(header.classes):
         raise DataError(f"{key} has the label {label}, its model {len(header.classes)} classes")
     try:
@@ -97,10 +101,17 @@ def _config(metadata: dict[str, Any], key: str, checkpoints: Iterable[tuple[Path
     return GenerateConfig(found[0], sha256, header, counts, seed, settings, precision=precision)
 
 
-def _settings(metadata: dict[str, Any], key: str) -> Any:
-    """Return the sampling settings in a sample's metadata, as its family has them."""
-    family = str(metadata.get("family", DEFAULT_FAMILY))
-    if family not in FAMILIES:
-        raise CheckpointError(f"{key} was made by the family {family!r}", nearest(family, FAMILIES))
-    settings = FAMILIES[family].settings
-    return from_dict(settings, {field.name: metadata[field.name] for field in dataclasses.fields(settings)}, key)
+def _settings(metadata: dict[str, Any], header: Header[Any, Any], key: str) -> Any:
+    """Return the sampling settings in a sample's metadata, as the model's family has them."""
+    family = metadata.get("family", DEFAULT_FAMILY)
+    if family != header.family:
+        raise DataError(f"{key} was made by the family {shown(family)}, its model is of the family {header.family}")
+    settings = FAMILIES[header.family].settings
+    try:
+        return from_dict(settings, {field.name: metadata[field.name] for field in dataclasses.fields(settings)}, key)
+    except (KeyError, RecipeError) as error:
+        raise _silent(key, error) from error
+
+
+def _silent(key: str, reason: object) -> DataError:
+    return DataError(f"{key}.json does not say how the image was made: {reason}")

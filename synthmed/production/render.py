@@ -13,11 +13,13 @@ from synthmed.data.images import encode_image
 from synthmed.data.pixels import to_rgb_arrays
 from synthmed.data.shards.plan import safe_key
 from synthmed.data.shards.write import MetadataValue, Sample
+from synthmed.errors import CheckpointError
 from synthmed.generators.families import load_generator
-from synthmed.generators.family import Cost
+from synthmed.generators.family import Cost, NotFiniteError
 from synthmed.production.plan import SPLIT, GenerateConfig, Planned
 from synthmed.runtime import device as devices
 from synthmed.runtime import version
+from synthmed.runtime.progress import log
 from synthmed.runtime.seeds import derive_seed
 
 BATCH_SIZES = {"cuda": 64, "cpu": 16}
@@ -45,6 +47,7 @@ class Renderer:
         self.fitting = devices.FittingBatches(chosen, batch_size or BATCH_SIZES[chosen.type], "images")
         self.sampling_sec = 0.0
         self._dtype = devices.select_dtype(config.precision, chosen)
+        self._said_blank = False
         self._encoders = ThreadPoolExecutor(ENCODERS)
 
     def batches(self, planned: Sequence[Planned]) -> Iterator[list[Future[Sample]]]:
@@ -69,9 +72,21 @@ class Renderer:
 
     def _sample(self, batch: Sequence[Planned]) -> NDArray[np.uint8]:
         seeds = [derive_seed(self.config.seed, "image", image.label, image.index) for image in batch]
-        with devices.autocast(self.generator.device, self._dtype):
-            images = self.generator.sample([image.label for image in batch], seeds, self.config.settings)
-        return to_rgb_arrays(images)
+        try:
+            with devices.autocast(self.generator.device, self._dtype):
+                images = self.generator.sample([image.label for image in batch], seeds, self.config.settings)
+        except NotFiniteError as error:
+            image, config = batch[error.position], self.config
+            raise CheckpointError(
+                f"{config.checkpoint} makes an image that is not finite: {config.header.classes[image.label]}, "
+                f"index {image.index}, seed {config.seed}",
+                "other settings, e.g. less --guidance, or another model",
+            ) from error
+        made = to_rgb_arrays(images)
+        if not self._said_blank and (made == made[:, :1, :1]).all():
+            self._said_blank = True
+            log(f"note: all images of a batch of {len(made)} are blank, each of one colour: look at settings and model")
+        return made
 
     def cost(self) -> Cost:
         """Return what a batch costs, of the largest size that fits.

@@ -67,6 +67,10 @@ def generate(
         DeviceError: Out of memory, or the disk is full; finished shards stay.
     """
     started = time.monotonic()
+    with naming_write_errors(output):
+        fresh = overwrite or file_size(output / RUN_FILE) is None
+    # A model that cannot be loaded is better said before a folder is claimed, or emptied.
+    renderer = Renderer(config, device, batch_size) if fresh else None
     if overwrite:
         open_output(output, config.as_json(), name=RUN_FILE, overwrite=True)
     else:
@@ -75,7 +79,9 @@ def generate(
     paths = [output / shard_name(SPLIT, index) for index in range(config.shards)]
     missing = {index for index, path in enumerate(paths) if read_stats(path) is None}
     mine = [index for index in share.indices(config.shards) if index in missing]
-    made, sampling_sec = _make(config, mine, paths, device, batch_size) if mine else (0, 0.0)
+    made, sampling_sec = 0, 0.0
+    if mine:
+        made, sampling_sec = _make(renderer or Renderer(config, device, batch_size), config, mine, paths)
     unfinished = {index for index in missing - {*mine} if read_stats(paths[index]) is None}
     if unfinished:
         log(f"{len(unfinished)} of {len(paths)} shards are still to be made; the last process writes the side files")
@@ -96,10 +102,9 @@ def generate(
 
 
 def _make(
-    config: GenerateConfig, chosen: Sequence[int], paths: Sequence[Path], device: str, batch_size: int | None
+    renderer: Renderer, config: GenerateConfig, chosen: Sequence[int], paths: Sequence[Path]
 ) -> tuple[int, float]:
     """Write the chosen shards, and return the number of images and the seconds spent sampling."""
-    renderer = Renderer(config, device, batch_size)
     expected = estimate(config, renderer, chosen)
     log(str(expected))
     with progress("generating", expected.images, "images") as advance, ShardWriter() as writer:

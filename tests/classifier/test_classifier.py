@@ -235,7 +235,9 @@ def test_head_for_other_classes_is_left_out_and_said(tmp_path, capsys):
 def test_counters_of_batch_norm_may_be_missing(tmp_path):
     weights = {k: v for k, v in build_network(TINY, 2).state_dict().items() if "num_batches_tracked" not in k}
     save_file(weights, tmp_path / "w.safetensors")
-    assert load_weights_file(tmp_path / "w.safetensors", TINY, 2).keys() == weights.keys()
+    loaded = load_weights_file(tmp_path / "w.safetensors", TINY, 2)
+    assert loaded.keys() == build_network(TINY, 2).state_dict().keys()
+    assert all(torch.equal(loaded[key], value) for key, value in weights.items())
 
 
 def test_weights_of_another_model_are_refused(tmp_path):
@@ -250,10 +252,17 @@ def test_weights_of_another_model_are_refused(tmp_path):
         assert part in str(caught.value)
 
 
-def test_weights_in_a_format_that_can_run_code_are_refused(tmp_path):
-    torch.save(build_network(TINY, 2).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match="not a safetensors file"):
-        load_weights_file(tmp_path / "w.pth", TINY, 2)
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.module._orig_mod."])
+@pytest.mark.parametrize("classes", [2, 10])
+def test_weights_of_any_program_are_read_and_never_run(tmp_path, capsys, prefix, classes):
+    whole = build_network(TINY, classes).state_dict()
+    torch.save({"state_dict": {prefix + key: value.bfloat16() for key, value in whole.items()}}, tmp_path / "w.ckpt")
+    loaded = load_weights_file(tmp_path / "w.ckpt", TINY, 2)
+    assert torch.equal(loaded["conv1.0.weight"], whole["conv1.0.weight"].bfloat16().float())
+    assert ("fc.weight" in loaded) == (classes == 2)
+    said = capsys.readouterr().err
+    assert ("names are taken without" in said) == bool(prefix)
+    assert ("head is for other classes" in said) == (classes == 10)
     with pytest.raises(CheckpointError, match="no such weights file"):
         load_weights_file(tmp_path / "missing.safetensors", TINY, 2)
 

@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Pope
     """The process that forks the commands."""
     home = tmp_path_factory.mktemp("home")
     surroundings = {**os.environ, "SYNTHMED_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    script = [sys.executable, Path(__file__).with_name("command_server.py")]
+    script = [sys.executable, str(Path(__file__).with_name("command_server.py"))]
     with subprocess.Popen(script, stdin=-1, stdout=-1, text=True, bufsize=1, env=surroundings) as process:
         yield process
         assert process.stdin is not None

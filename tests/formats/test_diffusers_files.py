@@ -342,14 +342,138 @@ def test_missing_package_is_named_with_the_way_to_get_it(folder: Path, monkeypat
         load_pipeline(folder / WEIGHTS)
 
 
-def test_pickles_are_refused_with_the_way_to_convert_them(folder: Path) -> None:
-    pickle = folder / "diffusion_pytorch_model.bin"
-    (folder / WEIGHTS).rename(pickle)
-    for path in (folder, pickle):
-        with pytest.raises(CheckpointError, match=r"model\.bin is a pickle.*save_pretrained"):
-            registry.resolve_path(path)
-        with pytest.raises(CheckpointError, match=r"model\.bin is a pickle"):
-            find_start(DENOISER, folder / "run", path)
+def split_weights(folder: Path, ending: str = "safetensors", variant: str = "") -> Path:
+    """Replace the weights by two files and their index, as diffusers saves large ones; return the index."""
+    tensors = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    weight_map: dict[str, str] = {}
+    for number in (0, 1):
+        name = f"diffusion_pytorch_model{variant}-{number + 1:05d}-of-00002.{ending}"
+        part = {key: tensors[key] for key in list(tensors)[number::2]}
+        if ending == "bin":
+            torch.save(part, folder / name)
+        else:
+            save_file(part, folder / name)
+        weight_map |= dict.fromkeys(part, name)
+    index = folder / f"diffusion_pytorch_model.{ending}.index{variant}.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
+    return index
+
+
+def as_variant(name: str, dtype: torch.dtype) -> Callable[[Path], object]:
+    def save(folder: Path) -> None:
+        tensors = load_file(folder / WEIGHTS)
+        (folder / WEIGHTS).unlink()
+        save_file({key: value.to(dtype) for key, value in tensors.items()}, folder / name)
+
+    return save
+
+
+def as_pickle(folder: Path, *, legacy: bool = False, prefix: str = "") -> None:
+    tensors = {prefix + key: value for key, value in load_file(folder / WEIGHTS).items()}
+    (folder / WEIGHTS).unlink()
+    torch.save(tensors, folder / "diffusion_pytorch_model.bin", _use_new_zipfile_serialization=not legacy)
+
+
+@pytest.mark.parametrize("place", ["sd", "pipeline/vae"])
+@pytest.mark.parametrize(
+    ("change", "tolerance"),
+    [
+        (as_variant("diffusion_pytorch_model.fp16.safetensors", torch.float16), 0.01),
+        (as_variant("diffusion_pytorch_model.bf16.safetensors", torch.bfloat16), 0.1),
+        (split_weights, 0),
+        (lambda folder: split_weights(folder, variant=".fp16"), 0),
+        (lambda folder: split_weights(folder, "bin"), 0),
+        (as_pickle, 0),
+        (lambda folder: as_pickle(folder, legacy=True), 0),
+        (lambda folder: as_pickle(folder, prefix="module._orig_mod."), 0),
+    ],
+)
+def test_weights_are_read_however_diffusers_saved_them(
+    tmp_path: Path, folder: Path, place: str, change: Callable[[Path], object], tolerance: float
+) -> None:
+    expected = load_pipeline(folder / WEIGHTS).moments(images())[0]
+    parameters = count_parameters(folder / WEIGHTS)
+    shutil.copytree(folder, tmp_path / "x" / place)
+    change(tmp_path / "x" / place)
+    given = tmp_path / "x" / place.removesuffix("/vae")
+    path = registry.resolve_path(given)
+    assert find_start(DENOISER, tmp_path / "run", given) == path
+    assert count_parameters(path) == parameters
+    assert (load_pipeline(path).moments(images())[0] - expected).abs().max() <= tolerance
+    assert len(hash_model(path)) == 64
+
+
+def test_whole_weights_come_before_parts_and_variants(folder: Path) -> None:
+    (folder / "diffusion_pytorch_model.bf16.safetensors").touch()
+    (folder / "diffusion_pytorch_model-00001-of-00002.safetensors").touch()
+    assert find_weights(folder) == folder / WEIGHTS
+    (folder / WEIGHTS).unlink()
+    assert find_weights(folder) == folder / "diffusion_pytorch_model.bf16.safetensors"
+
+
+def test_hash_covers_every_part(folder: Path) -> None:
+    index = split_weights(folder)
+    before = hash_model(index)
+    part = folder / "diffusion_pytorch_model-00002-of-00002.safetensors"
+    change_tensors(part, lambda tensors: tensors[min(tensors)].add_(1))
+    assert hash_model(index) != before
+
+
+PART = "diffusion_pytorch_model-{:05d}-of-00002.safetensors".format
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "said"),
+    [
+        ([], "is no index of weights"),
+        ({"a": 5}, "is no index of weights"),
+        ({}, "names 0 files"),
+        ({str(number): PART(number) for number in range(2000)}, "names 2000 files"),
+        ({"a": "../x-00001-of-00002.safetensors"}, "none of its parts: '../x"),
+        ({"a": "/etc/passwd"}, "none of its parts: '/etc/passwd'"),
+        ({"a": "diffusion_pytorch_model/../../x-00001-of-00002.safetensors"}, "none of its parts"),
+        ({"a": "diffusion_pytorch_model\\..\\x-00001-of-00002.safetensors"}, "none of its parts"),
+        ({"a": "config.json"}, "none of its parts"),
+        ({"a": PART(3)}, "00003-of-00002.safetensors, which is missing"),
+        ({"a": PART(1)}, "lacks the tensor latent_embedder"),
+    ],
+)
+def test_index_that_is_broken_or_leads_out_of_its_folder_is_refused(folder: Path, weight_map: Any, said: str) -> None:
+    split_weights(folder).write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(CheckpointError, match=said) as caught:
+        load_pipeline(registry.resolve_path(folder))
+    assert len(str(caught.value)) < 600
+
+
+def test_missing_part_and_missing_index_are_named(folder: Path) -> None:
+    index = split_weights(folder)
+    (folder / "diffusion_pytorch_model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors, which is missing"):
+        load_pipeline(index)
+    index.unlink()
+    with pytest.raises(CheckpointError, match=r"is one of several files, and their \.index\.json is missing"):
+        registry.resolve_path(folder)
+
+
+def test_tensor_that_two_parts_hold_is_refused(folder: Path) -> None:
+    index = split_weights(folder)
+    part = folder / "diffusion_pytorch_model-00002-of-00002.safetensors"
+    first = load_file(folder / "diffusion_pytorch_model-00001-of-00002.safetensors")
+    change_tensors(part, lambda tensors: tensors.update(first))
+    with pytest.raises(CheckpointError, match="holds a tensor that another file"):
+        load_pipeline(index)
+
+
+def test_attack_in_a_pickle_is_refused_and_never_run(folder: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return exec, ("raise SystemExit('a pickle was run')",)
+
+    (folder / WEIGHTS).unlink()
+    torch.save({"encoder.conv_in.weight": Evil()}, folder / "diffusion_pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"exec called, which no checkpoint needs"):
+        load_pipeline(registry.resolve_path(folder))
 
 
 def test_weights_without_their_configuration_are_refused(folder: Path) -> None:
@@ -368,7 +492,9 @@ def test_weights_that_do_not_fit_are_refused(folder: Path) -> None:
 
     name = "decoder.conv_in.bias"
     refused(lambda tensors: tensors.update({name: torch.zeros(3)}), rf"{name} has shape \[3\].*wants \[16\]")
-    refused(lambda tensors: tensors.update({name: torch.full((16,), torch.nan)}), f"not finite: {name}")
+    refused(
+        lambda tensors: tensors.update({name: torch.full((16,), torch.nan)}), rf"not finite: latent_embedder\.{name}"
+    )
     refused(lambda tensors: tensors.pop(name), f"lacks the tensor latent_embedder.{name}")
     refused(lambda tensors: tensors.update({"more": torch.zeros(1)}), "has no place for: latent_embedder.more")
 

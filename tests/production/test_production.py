@@ -22,6 +22,7 @@ from synthmed.errors import CheckpointError, DataError, DeviceError, ResumeError
 from synthmed.files.content import hash_file
 from synthmed.formats.model_files import save_model
 from synthmed.generators.diffusion.networks.unet import Denoiser
+from synthmed.generators.diffusion.pipeline import Pipeline
 from synthmed.generators.diffusion.settings import DiffusionSettings
 from synthmed.generators.families import read_header
 from synthmed.production.plan import GenerateConfig, extended, plan
@@ -460,8 +461,14 @@ def test_image_of_other_pixels_is_not_the_same(config, write_sample, family):
         ({"index": -1}, DataError, "label, seed and index must be whole numbers"),
         ({"label": 2}, DataError, "has the label 2, its model 2 classes"),
         ({"steps": 1001}, DataError, "the model has 1000 timesteps"),
-        ({"family": "gan"}, CheckpointError, f"{KEY} was made by the family 'gan' (valid: diffusion)"),
-        ({"family": ["gan"]}, CheckpointError, "was made by the family \"['gan']\""),
+        ({"family": "gan"}, DataError, f"{KEY} was made by the family 'gan', its model is of the family diffusion"),
+        ({"family": "gaussian"}, DataError, "was made by the family 'gaussian', its model is of the family diffusion"),
+        ({"family": ["gan"]}, DataError, "was made by the family ['gan']"),
+        ({"precision": "fp16"}, DataError, "precision is 'fp16'"),
+        ({"precision": ["fp32"]}, DataError, "precision is ['fp32']"),
+        ({"label": True}, DataError, "label, seed and index must be whole numbers"),
+        ({"seed": 10**30}, DataError, "label, seed and index must be whole numbers"),
+        ({"guidance_scale": 1e30}, DataError, "it must be in 0 .. 100"),
     ],
 )
 def test_sample_that_does_not_say_how_it_was_made_is_named(config, write_sample, changes, error, said):
@@ -469,6 +476,52 @@ def test_sample_that_does_not_say_how_it_was_made_is_named(config, write_sample,
         regenerate(write_sample(**changes), KEY, [(config.checkpoint, config.checkpoint_sha256)], "cpu")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def break_images(monkeypatch):
+    """A function that spoils what the networks give for the images that it is told."""
+
+    def spoil(change):
+        decode = Pipeline.decode
+        monkeypatch.setattr(Pipeline, "decode", lambda self, latents: change(decode(self, latents)))
+
+    return spoil
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_image_that_is_not_finite_ends_the_run_and_is_named(config, tmp_path, break_images, write_sample, value):
+    def change(images):
+        images[-1, 0, 3, 5] = value
+        return images
+
+    break_images(change)
+    with pytest.raises(CheckpointError, match=r"makes an image that is not finite: .*, index [0-9]+, seed 4") as caught:
+        generate(config, tmp_path / "made", device="cpu", batch_size=4)
+    assert caught.value.exit_code == 3 and config.checkpoint.name in str(caught.value)
+    assert not list((tmp_path / "made").glob("*.tar*"))
+    with pytest.raises(CheckpointError, match="not finite: glaucoma, index 0, seed 4"):
+        regenerate(write_sample(), KEY, [(config.checkpoint, config.checkpoint_sha256)], "cpu")
+
+
+def test_batch_of_blank_images_is_said_once(config, tmp_path, break_images, capsys):
+    break_images(lambda images: images * 0)
+    generate(config, tmp_path / "out", device="cpu", batch_size=2)
+    assert capsys.readouterr().err.count("note: all images of a batch of") == 1
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_model_that_cannot_be_loaded_claims_and_empties_no_folder(config, tmp_path, overwrite):
+    if overwrite:
+        generate(config, tmp_path / "out", device="cpu")
+    before = sorted(tmp_path.glob("out/**/*"))
+    content = bytearray(config.checkpoint.read_bytes())
+    content[-4:] = b"\xff" * 4
+    (tmp_path / "broken.safetensors").write_bytes(content)
+    broken = replace(config, checkpoint=tmp_path / "broken.safetensors")
+    with pytest.raises(CheckpointError, match="weights that are not finite"):
+        generate(broken, tmp_path / "out", device="cpu", overwrite=overwrite)
+    assert sorted(tmp_path.glob("out/**/*")) == before
 
 
 def test_overwrite_starts_anew(config, tmp_path):

@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from synthmed.data.labels import Classes
+from synthmed.data.labels import MAX_CLASSES, Classes
 from synthmed.data.names import check_splits, plain_path, split_names
 from synthmed.data.pack.sources import METADATA_FILE, STYLEGAN_FILE, ImageSource
 from synthmed.data.prepare.raw import Problem
-from synthmed.data.shards.samples import MAX_CLASSES, plain_text
+from synthmed.data.shards.samples import plain_text
 from synthmed.errors import DataError, UsageError
 from synthmed.runtime.progress import printable
-
-MAX_CLASS_NAME = 200
 
 
 @dataclass
@@ -207,12 +205,10 @@ def _folder_class(name: str, place: str, chosen: Mapping[str, str]) -> str:
 
 
 def _check_classes(classes: tuple[str, ...]) -> Classes:
-    for name in classes:
-        if not name or not name.isprintable() or len(name) > MAX_CLASS_NAME:
-            raise DataError(f"{name!r:.100} cannot be the name of a class", "give other names with --class")
-    if len(set(classes)) != len(classes):
-        raise DataError(f"two classes have the same name: {_few(classes)}", "give other names with --class")
-    return Classes(classes)
+    try:
+        return Classes(classes)
+    except DataError as error:
+        raise DataError(f"{error}: give other names with --class") from error
 
 
 def _few(names: Any) -> str:

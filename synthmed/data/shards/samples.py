@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from synthmed.data.labels import MAX_CLASSES
 from synthmed.data.shards.tar import walk_tar
 from synthmed.errors import DataError
 from synthmed.files.storage import file_size, naming_read_errors, open_to_read, read_range
@@ -23,7 +24,6 @@ IMAGE_EXTENSIONS = ("png", "webp", "jpg", "jpeg")
 MAX_LABEL_BYTES = 32
 MAX_JSON_BYTES = 64 * 1024
 MAX_IMAGE_BYTES = 256 * 1024 * 1024
-MAX_CLASSES = 10_000
 
 CODE_EXTENSIONS = frozenset({"pickle", "pkl", "pyd", "pth", "pt"})
 """Members that other readers may unpickle, which can run code."""

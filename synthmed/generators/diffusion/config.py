@@ -8,13 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from synthmed.config.fields import MAX_WIDTH, described
+from synthmed.config.tables import shown
 from synthmed.errors import RecipeError
 from synthmed.formats.diffusers_files import AutoencoderKLConfig
 from synthmed.formats.headers import GENERATOR, Header
 
 # Keep what a hostile file can make the networks ask for within reason.
 MAX_LEVELS = 16
+MAX_STRIDE = 16
 MAX_TIMESTEPS = 100_000
+MIN_BETA = 1e-6
+MAX_LATENT_SCALE = 1e6
+"""Of the latents' factor and of its inverse: it brings them to unit deviation, and no first stage is so far from it."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +95,10 @@ class ScheduleConfig:
             raise RecipeError(
                 f"schedule.num_timesteps is {self.num_timesteps}", f"it must be at least 1 and at most {MAX_TIMESTEPS}"
             )
-        if not 0 < self.beta_start <= self.beta_end < 1:
+        if not MIN_BETA <= self.beta_start <= self.beta_end < 1:
             raise RecipeError(
                 f"schedule.beta_start is {self.beta_start} and beta_end {self.beta_end}",
-                "they must rise and lie between 0 and 1",
+                f"they must rise and lie between {MIN_BETA:g} and 1",
             )
 
 
@@ -113,14 +118,17 @@ class DiffusionBuild:
         factor = self.vae.downsampling
         if any(side % factor for side in header.height_width):
             raise RecipeError(f"size is {header.size}", f"sides must be multiples of the down-sampling, {factor}")
-        if not 0 < self.latent_scale < math.inf:
-            raise RecipeError(f"latent_scale is {self.latent_scale}", "it must be above zero and finite")
+        if not 1 / MAX_LATENT_SCALE <= self.latent_scale <= MAX_LATENT_SCALE:
+            raise RecipeError(
+                f"latent_scale is {self.latent_scale}",
+                f"it must be in {1 / MAX_LATENT_SCALE:g} .. {MAX_LATENT_SCALE:g}",
+            )
         if header.kind not in (GENERATOR, "autoencoder"):
-            raise RecipeError(f"kind is {header.kind!r}", f"a diffusion model has {GENERATOR} and autoencoder")
+            raise RecipeError(f"kind is {shown(header.kind)}", f"a diffusion model has {GENERATOR} and autoencoder")
         if (header.kind == GENERATOR) != (self.unet is not None):
             raise RecipeError(f"a model of kind {header.kind} has unet {self.unet}")
         if self.unet is not None and not self.unet.conditional and len(header.classes) > 1:
-            raise RecipeError(f"classes are {list(header.classes)}", "a model with unet.conditional false has one")
+            raise RecipeError(f"there are {len(header.classes)} classes", "a model with unet.conditional false has one")
 
 
 def _check_levels(section: str, widths: Sequence[int], strides: Sequence[int], norm_groups: int) -> None:
@@ -130,6 +138,8 @@ def _check_levels(section: str, widths: Sequence[int], strides: Sequence[int], n
         raise RecipeError(f"{section} has {len(widths)} levels", f"at most {MAX_LEVELS}")
     if min(widths) < 1 or min(strides) < 1 or norm_groups < 1:
         raise RecipeError(f"{section} has a width, stride or group count below 1", "all must be positive")
+    if max(strides) > MAX_STRIDE:
+        raise RecipeError(f"{section}.strides has {max(strides)}", f"at most {MAX_STRIDE}")
     if strides[0] != 1:
         raise RecipeError(f"{section}.strides starts with {strides[0]}", "the first level works at full size: 1")
     for width in widths:

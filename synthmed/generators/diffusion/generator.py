@@ -12,7 +12,7 @@ from synthmed.data.pixels import to_uint8
 from synthmed.generators.diffusion.header import DiffusionHeader
 from synthmed.generators.diffusion.pipeline import Pipeline, load_pipeline
 from synthmed.generators.diffusion.settings import DiffusionSettings
-from synthmed.generators.family import Cost, OnStep
+from synthmed.generators.family import Cost, NotFiniteError, OnStep
 from synthmed.runtime.device import Timer, peak_memory_gib
 
 
@@ -39,7 +39,7 @@ class DiffusionGenerator:
     def sample(
         self, labels: Sequence[int], seeds: Sequence[int], settings: DiffusionSettings, on_step: OnStep | None = None
     ) -> Tensor:
-        """Return one image per label and seed: uint8 [N, 3, H, W]."""
+        """Return one image per label and seed: uint8 [N, 3, H, W]; raises as `Generator.sample`."""
         images = self.pipeline.sample(
             labels,
             seeds=seeds,
@@ -49,6 +49,9 @@ class DiffusionGenerator:
             guidance_scale=settings.guidance_scale,
             on_step=on_step,
         )
+        # As numbers of 8 bits they would be black.
+        if broken := (~images.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist():
+            raise NotFiniteError(broken[0])
         return to_uint8(images.float()).expand(-1, 3, -1, -1)
 
     def cost(self, settings: DiffusionSettings, batch_size: int) -> Cost:

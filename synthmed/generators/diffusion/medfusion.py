@@ -17,8 +17,9 @@ from synthmed.data.labels import Classes
 from synthmed.errors import CheckpointError, RecipeError, UsageError
 from synthmed.files.content import hash_file
 from synthmed.formats.headers import GENERATOR
-from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, is_finite
+from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, is_finite, is_model_file
 from synthmed.formats.torch_files import CheckpointFile, StoredTensor
+from synthmed.formats.weight_files import find_tensors
 from synthmed.generators.diffusion.config import DiffusionBuild, VaeConfig
 from synthmed.generators.diffusion.header import DiffusionHeader
 from synthmed.generators.diffusion.medfusion_build import (
@@ -29,7 +30,7 @@ from synthmed.generators.diffusion.medfusion_build import (
     vae_config,
 )
 from synthmed.generators.diffusion.settings import DiffusionSettings
-from synthmed.runtime.progress import log
+from synthmed.runtime.progress import log, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,7 +86,7 @@ def import_checkpoint(
     """Read a Lightning checkpoint of a Medfusion pipeline, VAE or VAEGAN without running anything in it.
 
     Args:
-        path: The `.ckpt` file.
+        path: The `.ckpt` file, or its state dict alone, in any format that `torch_files` reads.
         info: Data set that it was trained on: gives class names, their order and the image size.
         size: Side of the images, or height and width, if they have not the published one.
         vae: The autoencoder's own file, for a pipeline's file without one.
@@ -98,8 +99,12 @@ def import_checkpoint(
         CheckpointError: Not such a checkpoint, broken, of a build that is not supported, or not of this data set.
         UsageError: The model cannot have this size.
     """
+    if is_model_file(path):
+        raise CheckpointError(f"{path} is a model file of synthmed already", "synthmed checkpoints add")
     file = CheckpointFile(path)
     parts, parameters = _parts(file), plain_dict(_get(file.root, "hyper_parameters"))
+    if not parameters:
+        log(f"note: {path} does not say how its model was made: it is taken for one with the published settings")
     denoiser = parts.get("average") or parts.get("denoiser", {})
     source, first_stage, vae_parameters = file, parts.get("autoencoder", {}), {} if denoiser else parameters
     if denoiser and not first_stage:
@@ -177,18 +182,13 @@ def _get(root: Any, key: str) -> Any:
 
 def _parts(file: CheckpointFile) -> Parts:
     """Return the tensors that a model file keeps, by network."""
-    state = _get(file.root, "state_dict")
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{file.path} has no state_dict", "give a checkpoint that Lightning wrote")
     parts: Parts = {}
-    for name, value in state.items():
-        if not isinstance(name, str) or not re.fullmatch(r"[\w.]{1,200}", name):
-            raise CheckpointError(f"{file.path}: a name in its state_dict is none of a tensor: {str(name)[:100]!r}")
-        if not isinstance(value, StoredTensor):
-            raise CheckpointError(f"{file.path}: {name!r} in its state_dict is no tensor")
+    for name, tensor in find_tensors(file, usual="state_dict").items():
+        if not re.fullmatch(r"[\w.]+", name):
+            raise CheckpointError(f"{file.path}: a name in its state_dict is none of a tensor: {name!r}")
         if not DROPPED.match(name):
             prefix, part = next(place for place in PLACES if name.startswith(place[0]))
-            parts.setdefault(part, {})[name.removeprefix(prefix)] = value
+            parts.setdefault(part, {})[name.removeprefix(prefix)] = tensor
     return parts
 
 
@@ -215,7 +215,7 @@ def _training(file: CheckpointFile, parameters: Mapping[str, Any]) -> dict[str, 
     """Return what is known of the training, for the model file's header."""
     steps = _get(file.root, "global_step")
     facts: dict[str, Any] = {
-        "imported_from": file.path.name,
+        "imported_from": printable(file.path.name),
         "imported_sha256": hash_file(file.path),
         "steps": steps if isinstance(steps, int) and 0 <= steps < 1 << 62 else -1,
         "finished": True,

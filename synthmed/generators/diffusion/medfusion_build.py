@@ -7,11 +7,11 @@ shapes do not. A file may lack them: then the published settings are meant.
 from __future__ import annotations
 
 import re
-import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from synthmed.config.tables import shown
 from synthmed.errors import CheckpointError
 from synthmed.formats.torch_files import StoredTensor
 from synthmed.generators.diffusion.config import ScheduleConfig, UnetConfig, VaeConfig
@@ -53,7 +53,7 @@ def unet_config(tensors: Stored, parameters: Mapping[str, Any], latent_channels:
     arguments = plain_dict(parameters.get("noise_estimator_kwargs"))
     _refuse_unsupported(tensors, arguments, path)
     if (objective := parameters.get("estimator_objective", "x_T")) not in list(OBJECTIVES):
-        raise CheckpointError(f"{path} predicts {_shown(objective)}", "synthmed supports x_T and x_0")
+        raise CheckpointError(f"{path} predicts {shown(objective)}", "synthmed supports x_T and x_0")
     build: Literal["unet2", "unet1"] = "unet2" if "in_conv.conv.weight" in tensors else "unet1"
     if build == "unet1":
         first, level, every = "inc.block_seq.0.basic_block.conv.weight", "encoders.{}.down_op.down_op.weight", 1
@@ -102,14 +102,9 @@ def plain_dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else getattr(value, "items", None) or {}
 
 
-def _shown(value: Any) -> str:
-    """Return a short text for any value; a file's own may be of any depth."""
-    return reprlib.repr(value)[:200]
-
-
 def _one_of(value: Any, choices: tuple[Any, ...], path: Path) -> Any:
     if value not in choices:
-        raise CheckpointError(f"{path} has the noise schedule {_shown(value)}", f"known: {', '.join(choices)}")
+        raise CheckpointError(f"{path} has the noise schedule {shown(value)}", f"known: {', '.join(choices)}")
     return value
 
 
@@ -129,7 +124,7 @@ def _groups(parameters: Mapping[str, Any], default: int, path: Path) -> int:
         case None:
             return default
         case other:
-            raise CheckpointError(f"{path} has the norm {_shown(other)}", "synthmed supports group norm")
+            raise CheckpointError(f"{path} has the norm {shown(other)}", "synthmed supports group norm")
 
 
 def _all(*allowed: Any) -> Callable[[Any], bool]:
@@ -170,4 +165,4 @@ def _refuse_unsupported(tensors: Stored, parameters: Mapping[str, Any], path: Pa
         raise CheckpointError(f"{path} holds a 3-D model", "synthmed supports 2-D models")
     for option, (supported, what) in SUPPORTED.items():
         if option in parameters and not supported(parameters[option]):
-            raise CheckpointError(f"{path} has {option} {_shown(parameters[option])}", f"synthmed supports {what}")
+            raise CheckpointError(f"{path} has {option} {shown(parameters[option])}", f"synthmed supports {what}")

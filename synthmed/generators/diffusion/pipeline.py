@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from synthmed.errors import CheckpointError, RecipeError, UsageError
-from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, load_tensors
+from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, load_tensors, read_shapes
 from synthmed.generators.diffusion.estimate import complete_estimate
 from synthmed.generators.diffusion.guidance import NULL_LABEL, away_labels, guide
 from synthmed.generators.diffusion.header import DiffusionHeader, read_diffusion_header
@@ -207,8 +207,9 @@ def load_pipeline(
     """
     path = Path(path)
     header = header or read_diffusion_header(path)
+    # Before any weight is read: a file and its header may disagree in gigabytes.
+    check_shapes(header, read_shapes(path), path)
     tensors = load_tensors(path)
-    check_shapes(header, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, path)
     modules = build_networks(header)
     for prefix, module in modules.items():
         state = {name: tensors[prefix + name] for name in module.state_dict()}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from synthmed.errors import RecipeError
 from synthmed.generators.diffusion.config import ScheduleConfig
 
 
@@ -42,7 +43,11 @@ class NoiseSchedule:
 
 
 def build_schedule(config: ScheduleConfig) -> NoiseSchedule:
-    """Return the constants of a schedule."""
+    """Return the constants of a schedule.
+
+    Raises:
+        RecipeError: It leaves so little of an image that its constants are beyond float32.
+    """
     betas = _betas(config)
     alphas = 1 - betas
     acp = alphas.cumprod(0)
@@ -58,7 +63,13 @@ def build_schedule(config: ScheduleConfig) -> NoiseSchedule:
         (1 - previous) * alphas.sqrt() / (1 - acp),
         betas * (1 - previous) / (1 - acp),
     )
-    return NoiseSchedule(*(constant.float() for constant in constants))
+    found = [constant.float() for constant in constants]
+    if not all(constant.isfinite().all() for constant in found):
+        raise RecipeError(
+            f"the schedule's {config.num_timesteps} steps leave nothing of an image",
+            "fewer steps, or smaller variances",
+        )
+    return NoiseSchedule(*found)
 
 
 def _betas(config: ScheduleConfig) -> Tensor:

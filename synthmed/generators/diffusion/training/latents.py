@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from synthmed.data.pixels import to_float
 from synthmed.data.sets.image_set import ImageSet
-from synthmed.errors import DataError
+from synthmed.errors import DataError, TrainingError
 from synthmed.files.atomic import atomic_path
 from synthmed.generators.diffusion.networks.first_stage import FirstStage
 from synthmed.runtime.processes import Processes
@@ -79,6 +79,7 @@ def encode_split(
 
     Raises:
         DataError: A block of the cache cannot be read.
+        TrainingError: Latents are not finite.
     """
     axes = MIRRORS[flips]
     paths = _block_paths(cache, len(axes), len(images))
@@ -121,6 +122,11 @@ def _encode(
     for first in range(block.start, block.stop, BATCH):
         batch = images.load(range(first, min(first + BATCH, block.stop))).to(device)
         moments = autoencoder.moments(to_float(batch.flip(axes)))
+        if not moments.isfinite().all():
+            raise TrainingError(
+                f"the first stage gives latents that are not finite for images {first} to {first + len(batch) - 1}",
+                "train or choose another one",
+            )
         found.append((moments.chunk(2, dim=1)[0] if keep == "mean" else moments).cpu())
     return torch.cat(found)
 
@@ -141,5 +147,12 @@ def _join(paths: Sequence[Path], count: int) -> Tensor:
 
 
 def measure_latent_scale(latents: LatentSet, latent_channels: int) -> float:
-    """Return the factor that brings the latents' means to unit standard deviation (Rombach et al. 2022, app. G)."""
-    return 1 / latents.latents[:, :latent_channels].double().std().item()
+    """Return the factor that brings the latents' means to unit standard deviation (Rombach et al. 2022, app. G).
+
+    Raises:
+        TrainingError: They are all the same.
+    """
+    deviation = latents.latents[:, :latent_channels].double().std().item()
+    if not deviation > 0:
+        raise TrainingError("the first stage gives the same latents for all images", "train or choose another one")
+    return 1 / deviation
