@@ -9,7 +9,7 @@ import typer
 
 from synthmed.cli.common import DeviceOption, JsonOption, SeedOption, models_home, print_json, print_table
 from synthmed.errors import UsageError
-from synthmed.evaluation.config import CHECKS, EvaluateConfig, EvaluateRequest
+from synthmed.evaluation.config import CHECKS, DISCS, EvaluateConfig, EvaluateRequest
 
 DEFAULTS = EvaluateConfig()
 PLACE = "PLACE[:SPLIT]"
@@ -71,7 +71,13 @@ HeldOutOption = Annotated[
     ),
 ]
 ChecksOption = Annotated[
-    str, typer.Option("--checks", metavar="LIST", help=f"Checks to make, of {', '.join(CHECKS)}; separated by commas.")
+    str,
+    typer.Option(
+        "--checks",
+        metavar="LIST",
+        help=f"Checks to make, of {', '.join(CHECKS)}; separated by commas. {DISCS} counts optic discs, also where it "
+        "is not known that the images are eyes.",
+    ),
 ]
 BalancedOption = Annotated[
     bool,
@@ -169,9 +175,13 @@ def evaluate(
         device=device,
         batch_size=batch_size,
     )
+    from synthmed.evaluation.inputs import open_inputs
+
+    # Before torch is imported: what does not fit is reported at once.
+    inputs = open_inputs(request)
     from synthmed.evaluation.run import evaluate as run_evaluation
 
-    results = run_evaluation(request)
+    results = run_evaluation(request, inputs)
     if results is None:  # under torchrun only the first process prints
         return
     if as_json:
@@ -204,6 +214,8 @@ def _print_results(results: dict[str, Any]) -> None:
         if results["scores"]:
             title = f"scores on {name} features ({extractor['resize']}), with 95 % intervals"
             print_table(title, tables.score_columns(name), tables.score_table(results, name))
+    if results["findings"]:
+        print_table("found", ["what"], [[words] for words in results["findings"]])
     titles = {
         "differences": "differences, p by permutation",
         "diversity": "diversity: the lower, the more of it",
@@ -213,5 +225,6 @@ def _print_results(results: dict[str, Any]) -> None:
     }
     for part, title in titles.items():
         if results[part]:
-            columns, rows = tables.TABLES[part]
-            print_table(title, columns, rows(results))
+            print_table(title, *tables.TABLES[part](results))
+    if results["not_looked_into"]:
+        print_table("not computed", ["what", "because"], list(results["not_looked_into"].items()))

@@ -28,7 +28,7 @@ CACHE_BYTES = 1 << 29
 
 
 def open_by_content(
-    where: str,
+    where: str | Listing,
     *,
     size: int | Size | None = None,
     split: str | None = None,
@@ -38,7 +38,8 @@ def open_by_content(
     """Return the images of a folder of shards, or of a folder, zip or tar of images with labels.
 
     Args:
-        where: `PLACE` or, of shards, `PLACE:SPLIT`; PLACE may be an address such as s3://bucket/folder.
+        where: `PLACE` or, of shards, `PLACE:SPLIT`; PLACE may be an address such as s3://bucket/folder. Or its images
+            as they were listed before.
         size: Side, or height and width, in pixels; others are resized, with their centre cut out where the proportions
             differ. `None` takes those of the first image.
         split: The one to take where `where` names none and the shards have several.
@@ -53,7 +54,8 @@ def open_by_content(
     """
     if size is not None and min(size if isinstance(size, tuple) else (size,)) < MIN_SIDE:
         raise UsageError(f"images cannot be scored at a size of {size} pixels", f"at least {MIN_SIDE}")
-    listing = replace(list_images(where, split=split), min_side=MIN_SIDE)
+    listed = list_images(where, split=split) if isinstance(where, str) else where
+    listing = replace(listed, min_side=MIN_SIDE)
     height, width = listing.pixels(0).shape[:2]
     shape = (height, width) if size is None else (size, size) if isinstance(size, int) else size
     if shape != (height, width):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 
 from synthmed.data.images import encode_image
 from synthmed.data.sets.image_set import ImageSet
+from synthmed.evaluation.copies import CopyReport
 from synthmed.evaluation.overlap import draw_overlap
 from synthmed.evaluation.pictures import Score, draw_scores, draw_sizes, draw_spectra
-from synthmed.evaluation.results import score_title
+from synthmed.evaluation.results import COPY_SCORES, beside_real, score_title
 from synthmed.evaluation.scores import ALL, Curve, Featured
-from synthmed.evaluation.sheets import draw_examples
+from synthmed.evaluation.sets import EvaluationSets
+from synthmed.evaluation.sheets import draw_examples, draw_pairs
 from synthmed.files.atomic import write_bytes
 from synthmed.metrics.feature_arrays import Floats
 from synthmed.metrics.scores import SCORES
@@ -32,6 +35,31 @@ def picture_path(output: Path, kind: str, name: str) -> Path:
 def write_examples(output: Path, *, real: ImageSet, generated: Mapping[str, ImageSet]) -> None:
     """Write samples.png: rows of real and of generated images of each class. It shows real patients."""
     write_bytes(output / "samples.png", encode_image(draw_examples(real=real, generated=generated), "png"))
+
+
+def write_pairs(output: Path, report: CopyReport, sets: EvaluationSets, generated: ImageSet, said: list[str]) -> None:
+    """Write copies-NAME.png: generated images beside the real ones nearest to them. It shows real patients.
+
+    Args:
+        output: The output folder.
+        report: Of this set.
+        sets: All sets.
+        generated: The set.
+        said: What was found, as lines for the picture.
+    """
+    figures = []
+    if report.features:
+        found = asdict(report.features)
+        figures = [f"{title} {beside_real(found, name)}" for name, title in COPY_SCORES.items()]
+    title = f"{generated.name} and the images of {sets.searched.name} nearest to it"
+    sheet = draw_pairs(
+        report,
+        training=sets.searched,
+        generated=generated,
+        real_title="nearest real" if sets.training is None else "nearest real (training)",
+        heading=[title, *said, *figures],
+    )
+    write_bytes(picture_path(output, "copies", generated.name), encode_image(sheet, "png"))
 
 
 def write_score_pictures(output: Path, features: str, results: Json, real: Featured, generated: list[Featured]) -> None:
