@@ -210,12 +210,12 @@ def _weights(given: list[str], names: tuple[str, ...]) -> dict[str, Path]:
 def _print_results(results: dict[str, Any]) -> None:
     from synthmed.evaluation import results as tables
 
+    if results["findings"]:
+        print_table("findings", ["what was found"], [[words] for words in results["findings"]])
     for name, extractor in results["features"].items():
         if results["scores"]:
             title = f"scores on {name} features ({extractor['resize']}), with 95 % intervals"
             print_table(title, tables.score_columns(name), tables.score_table(results, name))
-    if results["findings"]:
-        print_table("found", ["what"], [[words] for words in results["findings"]])
     titles = {
         "differences": "differences, p by permutation",
         "diversity": "diversity: the lower, the more of it",

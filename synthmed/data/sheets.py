@@ -54,7 +54,7 @@ def with_heading(
         text_size: In pixels.
     """
     font, width = ImageFont.load_default(text_size), sheet.shape[1]
-    # A sign is hardly ever wider than its height is high, and on average half of that.
+    # On average a sign is about half as wide as it is high.
     shown = [part for line in lines for part in textwrap.wrap(line, max(1, int(width / (0.55 * text_size))))]
     pitch = text_size + 4
     strip = pitch * (len(shown) + bool(columns)) + 4

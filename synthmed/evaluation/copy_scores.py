@@ -1,4 +1,4 @@
-"""The published scores of copying, in features, each beside what held-out real images have in place of generated ones."""
+"""The published scores of copying, in features, each beside what held-out real images have in place of generated."""
 
 from __future__ import annotations
 
@@ -60,10 +60,8 @@ def score_copying(
     def copying(held_out: Features, made: Features) -> DataCopying:
         return copying_in_cells(training=training, held_out=held_out, generated=made, centres=centres)
 
-    def of_held_out(
-        *, real: Features, generated: Features, real_masks: Masks, generated_masks: Masks
-    ) -> dict[str, Floats]:
-        parts = [(real[others], generated[made]) for others, made in zip(real_masks, generated_masks, strict=True)]
+    def of_held_out(*, real_masks: Masks, generated_masks: Masks, **_: Features) -> dict[str, Floats]:
+        parts = [(real[others], real[made]) for others, made in zip(real_masks, generated_masks, strict=True)]
         values = [copying(*part).c_t for part in parts]
         shares = [authenticity(training=training, generated=made) for _, made in parts]
         return {"c_t": np.array(values, dtype=np.float64), "authenticity": np.array(shares)}  # None becomes NaN

@@ -85,15 +85,19 @@ def write_score_pictures(output: Path, features: str, results: Json, real: Featu
         write_figure(picture_path(output, "scores", features), draw_scores(bars))
     mine = [row for row in results["curves"] if row["features"] == features]
     if curves := [Curve(**{name: row[name] for name in row if name != "features"}) for row in mine]:
-        figure = draw_sizes(curves, score=score_title("fid", features))
+        floors = [row["floor"] for row in rows if row["score"] == "fid"]
+        floor = (floors[0]["num_generated"], floors[0]["mean"]) if floors else None
+        figure = draw_sizes(curves, score=score_title("fid", features), floor=floor)
         write_figure(picture_path(output, "sizes", features), figure)
 
 
 def write_spectra(output: Path, artefacts: Mapping[str, Json]) -> None:
     """Write spectra.png: mean power against frequency, real and generated."""
-    spectra = [found["grid"] for found in artefacts.values()]
+    spectra = {name: found["grid"] for name, found in artefacts.items() if "grid" in found}
     if not spectra:
         return
+    first = next(iter(spectra))
+    others = artefacts[first].get("real_grid")
 
     def power(decibels: list[float]) -> Floats:
         values: Floats = 10 ** (np.asarray(decibels)[1:] / 10)
@@ -101,8 +105,9 @@ def write_spectra(output: Path, artefacts: Mapping[str, Json]) -> None:
 
     # Frequency zero, the mean grey value, is left out: the axes are logarithmic.
     figure = draw_spectra(
-        np.asarray(spectra[0]["frequencies"])[1:],
-        real=power(spectra[0]["real_db"]),
-        generated={name: power(found["grid"]["generated_db"]) for name, found in artefacts.items()},
+        np.asarray(spectra[first]["frequencies"])[1:],
+        real=power(spectra[first]["real_db"]),
+        generated={name: power(found["generated_db"]) for name, found in spectra.items()},
+        held_out=None if others is None else power(others["generated_db"]),
     )
     write_figure(output / "spectra.png", figure)

@@ -210,12 +210,10 @@ def _fault_cells(part: str, faults: Json, width: int) -> tuple[str, ...]:
 
 
 def _format_grid(grid: Json | None) -> str:
-    if grid is None:
-        return "-"
+    if grid is None or not grid["has_grid"]:
+        return "-" if grid is None else "none"
     # The strongest comes first; those too faint to matter stand in results.json alone.
-    return (
-        "period {period:.1f} px, amplitude {amplitude:.2g}".format(**grid["peaks"][0]) if grid["has_grid"] else "none"
-    )
+    return "period {period:.1f} px, amplitude {amplitude:.2g}".format(**grid["peaks"][0])
 
 
 def _format_share(share: Json) -> str:

@@ -188,6 +188,7 @@ def _draw(evaluation: Evaluation, found: dict[str, _Found], results: Json) -> No
     if evaluation.request.sheets:
         generated = {images.name: images for images in evaluation.generated}
         report.write_examples(output, real=evaluation.real, generated=generated)
+        log(f"pictures in {output} show real images: treat them like the data; --no-sheets leaves those out")
     for name, features_of in found.items() if results["scores"] else ():
         report.write_score_pictures(output, name, results, features_of.real, features_of.generated)
     report.write_spectra(output, results["artefacts"])

@@ -104,11 +104,14 @@ class Curve:
 
 def score_rows(real: Featured, generated: Featured, seed: int, notes: Notes) -> Iterator[ScoreRow]:
     """Yield all scores of a generated set, over all classes and class by class; what has no value is noted."""
+    families = list(FAMILIES)
     for name, reference, candidate in _parts(real, generated):
-        for family in FAMILIES:
+        for family in list(families):
             rows: list[ScoreRow] = []
             with notes.noted(f"{FAMILY_TITLES[family]} of {generated.images.name}, {name}"):
                 rows = _family_rows(family, name, reference, candidate, seed)
+            if name == ALL and not rows:
+                families.remove(family)  # nor can it be had of a part of the images: that is said once
             yield from rows
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from synthmed.errors import CheckpointError
-from synthmed.features.names import HOW_TO_GET_INCEPTION, INCEPTION_FILE, INCEPTION_URL, check_inception_file
+from synthmed.features.names import HOW_TO_GET, INCEPTION_FILE, INCEPTION_URL, check_inception_file
 from synthmed.features.slices import compute
 from synthmed.files.content import hash_file, hash_json
 from synthmed.formats.weight_files import check_weights, read_weights
@@ -45,7 +45,7 @@ class InceptionExtractor:
         tensors = read_weights(weights)
         with torch.device("meta"):
             network = _Network()
-        check_weights(weights, "torch-fidelity's Inception", tensors, network.state_dict(), HOW_TO_GET_INCEPTION)
+        check_weights(weights, "torch-fidelity's Inception", tensors, network.state_dict(), HOW_TO_GET)
         floats = {key: tensor.float() for key, tensor in tensors.items() if tensor.is_floating_point()}
         network.load_state_dict({**tensors, **floats}, assign=True)
         self._network = network.to(device).eval().requires_grad_(False)
@@ -72,9 +72,7 @@ def find_inception_weights(*, download: bool) -> Path:
         _download(path)
     check_inception_file(path)
     if not (found := hash_file(path)).startswith(HASH_PREFIX):
-        raise CheckpointError(
-            f"{path} is broken: its SHA-256 is {found[:12]}...", "remove it, and " + HOW_TO_GET_INCEPTION
-        )
+        raise CheckpointError(f"{path} is broken: its SHA-256 is {found[:12]}...", "remove it, and " + HOW_TO_GET)
     return path
 
 
@@ -85,7 +83,7 @@ def _download(path: Path) -> None:
         # Written under another name, checked, then renamed.
         torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix=HASH_PREFIX, progress=False)
     except (OSError, RuntimeError) as error:  # RuntimeError: another hash
-        raise CheckpointError(f"cannot fetch {INCEPTION_URL}: {error}", HOW_TO_GET_INCEPTION) from error
+        raise CheckpointError(f"cannot fetch {INCEPTION_URL}: {error}", HOW_TO_GET) from error
 
 
 class _Network(FeatureExtractorInceptionV3):  # type: ignore[misc]

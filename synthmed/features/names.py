@@ -13,7 +13,7 @@ INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 )
 INCEPTION_FILE = INCEPTION_URL.rpartition("/")[2]
-HOW_TO_GET_INCEPTION = f"bring {INCEPTION_URL} and use --feature-weights FILE, or --download"
+HOW_TO_GET = f"bring {INCEPTION_URL} and use --feature-weights FILE, or --download"
 
 
 def check_extractor(name: str, weights: Path | None = None) -> None:
@@ -53,7 +53,7 @@ def check_weights_file(name: str, weights: Path | None, *, download: bool) -> No
 def check_inception_file(path: Path) -> None:
     """Raise where the file of Inception's weights is not in torch's cache."""
     if not path.is_file():
-        raise CheckpointError(f"no weights of Inception on this machine: {path}", HOW_TO_GET_INCEPTION)
+        raise CheckpointError(f"no weights of Inception on this machine: {path}", HOW_TO_GET)
 
 
 def _torch_hub() -> Path:

@@ -100,7 +100,7 @@ class TestCache:
     def hub(self, tmp_path, monkeypatch):
         """torch's cache, empty."""
         monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-        return tmp_path / "hub" / "checkpoints" / inception.WEIGHTS_NAME
+        return tmp_path / "hub" / "checkpoints" / inception.INCEPTION_FILE
 
     def test_missing_weights_say_what_to_bring_and_fetch_nothing(self, hub, monkeypatch):
         monkeypatch.setattr(torch.hub, "download_url_to_file", None)
