@@ -90,12 +90,13 @@ def _open_places(request: EvaluateRequest, baselines: Mapping[Path, Any]) -> Inp
         if request.held_out:
             raise DataError(f"--held-out {request.held_out} holds the training images", "name images of other patients")
         held_out = None
-    real_places = {_place(where, listing) for where, listing in opened.items()}
+    given = {"--held-out": held_out_place, "--training": training_place, "--real": request.real}
+    real_places = {_place(where, opened[where]): option for option, where in given.items() if where}
     return Inputs(real, _open_generated(request, real, real_places), training, held_out, baselines)
 
 
-def _open_generated(request: EvaluateRequest, real: Listing, taken: set[Place]) -> tuple[Listing, ...]:
-    """Return the generated sets by different names; `taken` are the places of real images."""
+def _open_generated(request: EvaluateRequest, real: Listing, taken: dict[Place, str]) -> tuple[Listing, ...]:
+    """Return the generated sets by different names; `taken` are the places of real images, by option."""
     listings, places = [], set()
     for where in request.generated:
         listing = list_images(where, split="train")
@@ -103,7 +104,7 @@ def _open_generated(request: EvaluateRequest, real: Listing, taken: set[Place]) 
             raise DataError(f"--synthetic {where} says that its images are real", GIVE_GENERATED)
         # Real images that were copied to somewhere else are a finding, their own place is a slip.
         if (place := _place(where, listing)) in taken:
-            raise DataError(f"--synthetic {where} holds the images of --real", GIVE_GENERATED)
+            raise DataError(f"--synthetic {where} holds the images of {taken[place]}", GIVE_GENERATED)
         if place in places:
             raise DataError(f"--synthetic {where} is given twice", "name each set once")
         places.add(place)

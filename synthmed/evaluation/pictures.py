@@ -56,7 +56,7 @@ def draw_sizes(curves: Sequence[Curve], *, score: str, floor: tuple[int, float] 
     Args:
         curves: One per set.
         score: The distance.
-        floor: Number of real images and their distance to other real ones, if that is known.
+        floor: Number of real images and their distance to other real ones, where that is known.
     """
     figure = new_figure(7.5, 5.2 + 0.15 * len(curves))
     axes = figure.add_subplot()
@@ -67,7 +67,7 @@ def draw_sizes(curves: Sequence[Curve], *, score: str, floor: tuple[int, float] 
         handles[name] = axes.plot(curve.sizes, curve.mean, linewidth=2, markersize=6, **style)[0]
         axes.fill_between(curve.sizes, curve.low, curve.high, color=style["color"], alpha=0.18, linewidth=0)
     if floor is not None:
-        handles[f"{FLOOR}, {floor[0]} images"] = axes.axhline(floor[1], **REFERENCE)
+        handles[f"{FLOOR} ({floor[0]})"] = axes.axhline(floor[1], **REFERENCE)
     axes.set_xscale("log")
     ticks = _spread_ticks(sorted({size for curve in curves for size in curve.sizes}))
     axes.set_xticks(ticks, [str(size) for size in ticks])
@@ -166,7 +166,7 @@ def draw_spectra(
     bottom.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     bottom.yaxis.set_minor_formatter(NullFormatter())
     finish_axes(top, "", "mean power (grey levels squared)")
-    finish_axes(bottom, "spatial frequency (cycles per pixel)", "power over that of real images")
+    finish_axes(bottom, "spatial frequency (cycles per pixel)", "power / real power")
     add_legend(figure, handles)
     return figure
 

@@ -12,7 +12,7 @@ from synthmed.errors import CheckpointError
 from synthmed.features import inception
 from synthmed.features.extractor import open_extractor
 from synthmed.features.inception import InceptionExtractor, find_inception_weights
-from synthmed.features.names import INCEPTION_FILE, INCEPTION_URL, check_weights_file
+from synthmed.features.names import INCEPTION_FILE
 from synthmed.runtime.seeds import torch_generator
 
 CPU = torch.device("cpu")
