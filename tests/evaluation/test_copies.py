@@ -335,7 +335,7 @@ def test_published_scores_stand_beside_those_of_held_out_images(training: Images
         assert found.real_authenticity is not None and found.real_c_t is not None
         assert found.real_authenticity.num_generated == found.real_c_t.num_generated == 60
         assert 0.2 < found.real_authenticity.mean < 0.8 and abs(found.real_c_t.mean) < 1
-    assert copied.authenticity == 0 and abs(honest.authenticity - honest.real_authenticity.mean) < 0.2
+    assert copied.authenticity == 0 and 0.2 < honest.authenticity < 0.8
     few = report(training, held_out, training[:3], features=True).features
     assert few is not None and few.missing.keys() == {"C_T", "C_T of held-out images"}
 
