@@ -17,7 +17,7 @@ from synthmed.cli.common import (
     print_table,
 )
 from synthmed.errors import UsageError
-from synthmed.evaluation.config import CHECKS, EvaluateConfig, EvaluateRequest
+from synthmed.evaluation.config import CHECKS, DISCS, EvaluateConfig, EvaluateRequest
 
 DEFAULTS = EvaluateConfig()
 PLACE = "PLACE[:SPLIT]"
@@ -79,7 +79,13 @@ HeldOutOption = Annotated[
     ),
 ]
 ChecksOption = Annotated[
-    str, typer.Option("--checks", metavar="LIST", help=f"Checks to make, of {', '.join(CHECKS)}; separated by commas.")
+    str,
+    typer.Option(
+        "--checks",
+        metavar="LIST",
+        help=f"Checks to make, of {', '.join(CHECKS)}; separated by commas. {DISCS} counts optic discs, also where it "
+        "is not known that the images are eyes.",
+    ),
 ]
 BalancedOption = Annotated[
     bool,
@@ -179,9 +185,13 @@ def evaluate(
         device=device,
         batch_size=batch_size,
     )
+    from synthmed.evaluation.inputs import open_inputs
+
+    # Before torch is imported: what does not fit is reported at once.
+    inputs = open_inputs(request)
     from synthmed.evaluation.run import evaluate as run_evaluation
 
-    results = run_evaluation(request)
+    results = run_evaluation(request, inputs)
     if results is None:  # under torchrun only the first process prints
         return
     if as_json:
@@ -210,6 +220,8 @@ def _weights(given: list[str], names: tuple[str, ...]) -> dict[str, Path]:
 def _print_results(results: dict[str, Any]) -> None:
     from synthmed.evaluation import results as tables
 
+    if results["findings"]:
+        print_table("findings", ["what was found"], [[words] for words in results["findings"]])
     for name, extractor in results["features"].items():
         if results["scores"]:
             title = f"scores on {name} features ({extractor['resize']}), with 95 % intervals"
@@ -223,5 +235,6 @@ def _print_results(results: dict[str, Any]) -> None:
     }
     for part, title in titles.items():
         if results[part]:
-            columns, rows = tables.TABLES[part]
-            print_table(title, columns, rows(results))
+            print_table(title, *tables.TABLES[part](results))
+    if results["not_looked_into"]:
+        print_table("not computed", ["what", "because"], list(results["not_looked_into"].items()))

@@ -126,10 +126,12 @@ def train_classifier(
     )
     chosen = parse_arms(arms)
     _check_sources(chosen, synthetic, pretrained, weights)
+    from synthmed.files.outputs import check_output
     from synthmed.runtime.progress import log
-    from synthmed.study.folders import open_comparison
+    from synthmed.study.folders import CONFIG_FILE, open_comparison
 
     # Before torch is imported: folders that do not fit are reported at once.
+    check_output(output, CONFIG_FILE)
     folders = open_comparison(real, synthetic)
     for note in folders.notes:
         log(note)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,22 +28,19 @@ CACHE_BYTES = 1 << 29
 
 
 def open_by_content(
-    where: str,
+    where: str | Listing,
     *,
     size: int | Size | None = None,
-    split: str | None = None,
-    exclude: Sequence[str] = (),
     cache: Path | None = None,
     cache_bytes: int = CACHE_BYTES,
 ) -> ImageSet:
     """Return the images of a folder of shards, or of a folder, zip or tar of images with labels.
 
     Args:
-        where: `PLACE` or, of shards, `PLACE:SPLIT`; PLACE may be an address such as s3://bucket/folder.
+        where: `PLACE` or, of shards, `PLACE:SPLIT`; PLACE may be an address such as s3://bucket/folder. Or its images
+            as they were listed before.
         size: Side, or height and width, in pixels; others are resized, with their centre cut out where the proportions
             differ. `None` takes those of the first image.
-        split: The one to take where `where` names none and the shards have several.
-        exclude: Shell patterns of files and folders to pass over; see `data.names.excluded_by`.
         cache: Folder on a disk that remembers the pixels' hashes of files, so that the same bytes are not decoded again
             only to know them.
         cache_bytes: Decoded images are kept in memory up to this.
@@ -56,7 +52,8 @@ def open_by_content(
     """
     if size is not None and min(size if isinstance(size, tuple) else (size,)) < MIN_SIDE:
         raise UsageError(f"images cannot be scored at a size of {size} pixels", f"at least {MIN_SIDE}")
-    listing = replace(list_images(where, split=split, exclude=exclude), min_side=MIN_SIDE)
+    listed = list_images(where) if isinstance(where, str) else where
+    listing = replace(listed, min_side=MIN_SIDE)
     height, width = listing.pixels(0).shape[:2]
     shape = (height, width) if size is None else (size, size) if isinstance(size, int) else size
     reader = Reader(listing, shape, cache_bytes=cache_bytes)

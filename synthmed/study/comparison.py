@@ -29,9 +29,8 @@ from synthmed.runtime.progress import log, progress
 from synthmed.runtime.seeds import derive_seed
 from synthmed.runtime.signals import StopSignal
 from synthmed.study.arms import batch_shares
-from synthmed.study.folders import ComparisonFolders
+from synthmed.study.folders import CONFIG_FILE, ComparisonFolders
 
-CONFIG_FILE = f"{STATE_FOLDER}/train-classifier.json"
 TRAININGS_FOLDER = f"{STATE_FOLDER}/trainings"
 
 

@@ -17,6 +17,7 @@ from synthmed.data.images import decode_image, encode_image, resize_image
 from synthmed.data.pack.unpack import LabelFile, unpack_folder
 from synthmed.data.sets import sources
 from synthmed.data.sets.image_set import ImageSet
+from synthmed.data.sets.sources import list_images
 from synthmed.data.shards.plan import RUN_FILE
 from synthmed.data.shards.write import Sample, write_shard
 from synthmed.errors import DataError, UsageError
@@ -165,7 +166,7 @@ def test_folder_of_images_says_what_it_takes_and_what_not(tmp_path: Path, capsys
         "s: 3 of 8 images of other sizes are resized to 16 x 16 pixels",
     ]
     for _ in ("decoded", "remembered"):
-        assert len(open_by_content(str(source), exclude=["*_mask.png"], cache=tmp_path / "cache")) == 8
+        assert len(open_by_content(list_images(str(source), exclude=["*_mask.png"]), cache=tmp_path / "cache")) == 8
         assert capsys.readouterr().err.splitlines() == said
 
 
@@ -183,10 +184,10 @@ def test_grey_images_become_three_channels(tmp_path: Path) -> None:
 def test_split_is_the_only_one_the_named_one_or_the_default(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"several splits: train, test \(name one, e\.g\. .*shards:train\)"):
         open_by_content(str(shards))
-    assert open_by_content(str(shards), split="test").split == "test"
-    assert open_by_content(f"{shards}:train", split="test").split == "train"
+    assert open_by_content(list_images(str(shards), split="test")).split == "test"
+    assert open_by_content(list_images(f"{shards}:train", split="test")).split == "train"
     write_split(tmp_path / "one", "validation", 4)
-    only = open_by_content(str(tmp_path / "one"), split="test")
+    only = open_by_content(list_images(str(tmp_path / "one"), split="test"))
     assert (only.split, only.name) == ("validation", "one")
     with pytest.raises(DataError, match="has no split 'tset'"):
         open_by_content(f"{shards}:tset")

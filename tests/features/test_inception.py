@@ -12,6 +12,7 @@ from synthmed.errors import CheckpointError
 from synthmed.features import inception
 from synthmed.features.extractor import open_extractor
 from synthmed.features.inception import InceptionExtractor, find_inception_weights
+from synthmed.features.names import INCEPTION_FILE
 from synthmed.runtime.seeds import torch_generator
 
 CPU = torch.device("cpu")
@@ -100,7 +101,7 @@ class TestCache:
     def hub(self, tmp_path, monkeypatch):
         """torch's cache, empty."""
         monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-        return tmp_path / "hub" / "checkpoints" / inception.WEIGHTS_NAME
+        return tmp_path / "hub" / "checkpoints" / INCEPTION_FILE
 
     def test_missing_weights_say_what_to_bring_and_fetch_nothing(self, hub, monkeypatch):
         monkeypatch.setattr(torch.hub, "download_url_to_file", None)

@@ -20,7 +20,8 @@ from synthmed.generators.diffusion.recipe import DiffusionRecipe
 from synthmed.generators.diffusion.training.adversarial import AdversarialStep
 from synthmed.generators.families import load_recipe
 from synthmed.generators.family import StageRequest
-from synthmed.generators.stages import find_start, run_recipe, run_stage
+from synthmed.generators.stages import run_recipe, run_stage
+from synthmed.generators.starts import find_start
 from synthmed.phantoms.release import phantom_release
 
 SHORT = [f"{stage}.{name}" for stage in ("autoencoder", "adversarial") for name in ("steps=4", "checkpoint_every=2")]
