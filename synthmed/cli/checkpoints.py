@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from synthmed.cli.common import JsonOption, models_home, print_json, print_table
+from synthmed.cli.common import JsonOption, file_output, models_home, print_json, print_table
 from synthmed.data.datasets import find_dataset, folder_info
 from synthmed.errors import UsageError, nearest
 from synthmed.files.content import hash_file
@@ -68,7 +68,14 @@ def import_checkpoint(
     path: Annotated[Path, typer.Argument(help="Lightning .ckpt file of a Medfusion pipeline, VAE or VAEGAN.")],
     dataset: Annotated[str, typer.Option("--dataset", help="airogs, crcdx, chexpert, or with --classes any name.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Model file to write; by default beside the .ckpt.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            parser=file_output,
+            metavar="FILE",
+            help="Model file to write; by default beside the .ckpt.",
+        ),
     ] = None,
     vae: Annotated[
         Path | None, typer.Option("--vae", help="The autoencoder's own file, for a pipeline's file without one.")
@@ -108,7 +115,7 @@ def import_checkpoint(
 @checkpoints.command("export")
 def export_checkpoint(
     path: Annotated[Path, typer.Argument(help="Model file or run folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="safetensors file to write.")],
+    output: Annotated[Path, file_output("safetensors file to write.")],
 ) -> None:
     """Write a model's weights as the published code names them, without a header, for use with it.
 
@@ -128,7 +135,7 @@ def export_checkpoint(
 @checkpoints.command("halve")
 def halve_checkpoint(
     path: Annotated[Path, typer.Argument(help="Model file or run folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write.")],
+    output: Annotated[Path, file_output("Model file to write.")],
 ) -> None:
     """Write a model file in half precision, half as large; images change by a grey level here and there.
 

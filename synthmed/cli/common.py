@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -11,13 +12,63 @@ from typing import Annotated, Any
 
 import typer
 
-from synthmed.files.storage import location
+from synthmed.errors import CheckpointError, UsageError
+from synthmed.files.outputs import check_output
+from synthmed.files.storage import location, naming_write_errors
+from synthmed.runtime.launch import check_device_name
 from synthmed.runtime.progress import printable
+
+
+def output_folder(place: str | Path) -> Path:
+    """Return a folder to write to, or its address; - is no folder, but stdout."""
+    folder = location(place)
+    if str(folder) != "-":
+        check_output(folder)
+    return folder
+
+
+def local_folder(place: str | Path) -> Path:
+    """Return a folder of this machine to write to."""
+    if "://" in str(place):
+        raise UsageError(f"cannot write to {place}", "this command writes to a folder of this machine")
+    return output_folder(place)
+
+
+def output_file(place: str | Path) -> Path:
+    """Return a file of this machine to write."""
+    path = Path(place)
+    with naming_write_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    check_output(path.parent)
+    return path
+
+
+def local_output(text: str) -> Any:
+    """Return the option -o of a command that writes a folder of this machine."""
+    return typer.Option("--output", "-o", parser=local_folder, metavar="DIR", help=text)
+
+
+def file_output(text: str, metavar: str = "FILE") -> Any:
+    """Return the option -o of a command that writes one file."""
+    return typer.Option("--output", "-o", parser=output_file, metavar=metavar, help=text)
+
+
+def given_file(place: str | Path) -> Path:
+    """Return a file to read, which is missed now rather than when it is needed."""
+    path = Path(place)
+    if not path.is_file():
+        raise CheckpointError(f"no such file: {path}")
+    return path
+
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result on stdout as JSON instead of a table.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random in this command.")]
 DeviceOption = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda or cuda:N; auto takes a GPU if there is one.")
+    str,
+    typer.Option(
+        "--device", callback=check_device_name, help="auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."
+    ),
 ]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Start anew where the output folder holds work made with other settings.")
@@ -26,7 +77,8 @@ ShardsArgument = Annotated[
     Path, typer.Argument(metavar="DIR", parser=location, help="Folder of shards, or its address.")
 ]
 ShardsOutputOption = Annotated[
-    Path, typer.Option("--output", "-o", parser=location, metavar="DIR", help="Folder for the shards, or its address.")
+    Path,
+    typer.Option("--output", "-o", parser=output_folder, metavar="DIR", help="Folder for the shards, or its address."),
 ]
 SplitsOption = Annotated[
     list[str] | None,
@@ -57,6 +109,7 @@ VggOption = Annotated[
     Path | None,
     typer.Option(
         "--vgg-weights",
+        parser=given_file,
         metavar="FILE",
         help="Weights of VGG-16 for LPIPS: torchvision's vgg16-397923af.pth, or the same as safetensors. They are "
         "never downloaded.",
@@ -69,10 +122,20 @@ def models_home() -> Path:
     """Return the folder in which trained and imported models are registered.
 
     `SYNTHMED_HOME` if it is set, else `synthmed` in the user's data folder.
+
+    Raises:
+        UsageError: It is a file, or the user has no home folder.
     """
-    if home := os.environ.get("SYNTHMED_HOME"):
-        return Path(home)
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "synthmed"
+    try:
+        if home := os.environ.get("SYNTHMED_HOME"):
+            folder = Path(home).expanduser()
+        else:
+            folder = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "synthmed"
+    except RuntimeError as error:
+        raise UsageError("there is no home folder to register models in", "set the variable SYNTHMED_HOME") from error
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"the variable SYNTHMED_HOME is {home!r}, which is not a folder", "name one")
+    return folder
 
 
 def print_json(value: Any) -> None:

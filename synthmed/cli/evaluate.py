@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from synthmed.cli.common import DeviceOption, JsonOption, SeedOption, models_home, print_json, print_table
+from synthmed.cli.common import DeviceOption, JsonOption, SeedOption, local_output, models_home, print_json, print_table
 from synthmed.errors import UsageError
 from synthmed.evaluation.config import CHECKS, EvaluateConfig, EvaluateRequest
 
@@ -28,7 +28,7 @@ SyntheticOption = Annotated[
     list[str],
     typer.Option("--synthetic", metavar=PLACE, help="Generated images; repeat the option to compare generators."),
 ]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for results and pictures.")]
+OutputOption = Annotated[Path, local_output("Folder for results and pictures.")]
 FeaturesOption = Annotated[
     list[str] | None,
     typer.Option(

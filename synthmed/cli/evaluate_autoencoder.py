@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synthmed.cli.common import DeviceOption, JsonOption, SplitsOption, VggOption, print_json, print_table
+from synthmed.cli.common import DeviceOption, JsonOption, SplitsOption, VggOption, local_output, print_json, print_table
 from synthmed.files.storage import location
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ CheckpointsOption = Annotated[
 DataOption = Annotated[
     Path, typer.Option("--data", "-d", parser=location, metavar="DIR", help="Folder of shards, or its address.")
 ]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for figures and pictures.")]
+OutputOption = Annotated[Path, local_output("Folder for figures and pictures.")]
 SizeOption = Annotated[
     int | None,
     typer.Option(

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthmed.errors import DataError, UsageError
+from synthmed.production.plan import Share
+from synthmed.runtime.launch import read_array_task, read_launch
 
 if TYPE_CHECKING:
     from synthmed.formats.headers import Header
-    from synthmed.production.run import Share
 
 
 def resolve_counts(
@@ -79,19 +80,13 @@ def resolve_share(shards: str | None, environment: Mapping[str, str]) -> Share:
     """Return which shards this process makes, from --shards and from what torchrun and SLURM arrays say.
 
     Raises:
-        UsageError: --shards is not a list of numbers and ranges.
+        UsageError: --shards is not a list of numbers and ranges, or their variables make no sense.
     """
-    from synthmed.production.run import Share
-
-    rank, world = int(environment.get("RANK", "0")), int(environment.get("WORLD_SIZE", "1"))
+    launch = read_launch(environment)
     if shards is not None:
-        return Share(_parse_ranges(shards), rank, world)
-    tasks = int(environment.get("SLURM_ARRAY_TASK_COUNT", "1"))
-    if tasks > 1:
-        first, step = (int(environment.get(f"SLURM_ARRAY_TASK_{name}", "1")) for name in ("MIN", "STEP"))
-        task = (int(environment["SLURM_ARRAY_TASK_ID"]) - first) // step
-        rank, world = task * world + rank, tasks * world
-    return Share(None, rank, world)
+        return Share(_parse_ranges(shards), launch.rank, launch.world)
+    task, tasks = read_array_task(environment)
+    return Share(None, task * launch.world + launch.rank, tasks * launch.world)
 
 
 def _parse_ranges(text: str) -> frozenset[int]:

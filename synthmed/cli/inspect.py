@@ -13,6 +13,7 @@ from synthmed.cli.common import (
     LoaderWorkersOption,
     RanksOption,
     ShardsArgument,
+    output_file,
     print_json,
     print_table,
 )
@@ -27,6 +28,7 @@ SheetOption = Annotated[
     typer.Option(
         "--output",
         "-o",
+        parser=output_file,
         metavar="PNG",
         help="Write a contact sheet of samples to this file, one row per class.",
         show_default="no sheet",

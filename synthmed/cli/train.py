@@ -6,6 +6,7 @@ from synthmed.cli.common import JsonOption, print_json
 from synthmed.cli.groups import grouped
 from synthmed.cli.training import print_stage, register_model, stage_result, training_request
 from synthmed.generators.family import StageRequest
+from synthmed.runtime.launch import started_as_main
 
 
 @grouped(request=training_request)
@@ -18,7 +19,6 @@ def train(*, request: StageRequest, as_json: JsonOption = False) -> None:
     train single stages. Several GPUs: torchrun --nproc-per-node 4 -m synthmed train ...
     """
     from synthmed.generators.stages import run_recipe
-    from synthmed.runtime.processes import started_as_main
 
     finished = list(run_recipe(request))
     if not started_as_main():

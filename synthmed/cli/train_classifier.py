@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from synthmed.classifier.config import ClassifierConfig
-from synthmed.cli.common import DeviceOption, JsonOption, OverwriteOption, SeedOption, print_json, print_table
+from synthmed.cli.common import (
+    DeviceOption,
+    JsonOption,
+    OverwriteOption,
+    SeedOption,
+    given_file,
+    local_output,
+    print_json,
+    print_table,
+)
 from synthmed.config.fields import meaning
 from synthmed.errors import UsageError
 from synthmed.files.storage import location
@@ -29,7 +38,8 @@ RealOption = Annotated[
     ),
 ]
 OutputOption = Annotated[
-    Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results. The same command resumes.")
+    Path,
+    local_output("Folder for the results. The same command resumes."),
 ]
 SyntheticOption = Annotated[
     Path | None,
@@ -68,7 +78,10 @@ PretrainedOption = Annotated[
 WeightsOption = Annotated[
     Path | None,
     typer.Option(
-        "--weights", metavar="FILE", help="Start from the weights in this safetensors file; nothing is downloaded."
+        "--weights",
+        parser=given_file,
+        metavar="FILE",
+        help="Start from the weights in this safetensors file; nothing is downloaded.",
     ),
 ]
 PrecisionOption = Annotated[

@@ -12,16 +12,19 @@ from synthmed.cli.common import (
     OverwriteOption,
     SeedOption,
     VggOption,
+    local_output,
     models_home,
     print_json,
     print_table,
 )
+from synthmed.data.shards.read import find_shards
 from synthmed.errors import UsageError
 from synthmed.files.content import hash_file
 from synthmed.files.storage import location
 from synthmed.generators import registry
 from synthmed.generators.families import FAMILIES, load_recipe, read_header
 from synthmed.generators.family import Stage, StageRequest
+from synthmed.runtime.launch import read_launch, started_as_main
 from synthmed.runtime.progress import log
 
 
@@ -38,7 +41,7 @@ def training_request(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Run folder; all stages of a model share one. The same command resumes."),
+        local_output("Run folder; all stages of a model share one. The same command resumes."),
     ],
     recipe: Annotated[
         str | None,
@@ -62,10 +65,13 @@ def training_request(
     overwrite: OverwriteOption = False,
 ) -> StageRequest:
     """Return what a training is asked for; a group of options."""
+    read_launch(together=True)
     if recipe is None:
         recipe, changes = _choose(data, device, changes)
     # A wrong recipe is told before torch is imported.
     chosen = load_recipe(recipe, changes or [])
+    for split in ("train", "validation"):
+        find_shards(data, split)
     return StageRequest(chosen, data, output, seed, device, workers, overwrite, vgg_weights)
 
 
@@ -73,7 +79,6 @@ def _choose(data: Path, device: str, changes: list[str] | None) -> tuple[str, li
     """Return a recipe that suits the data, with the user's changes after those that fit it; say which and why."""
     from synthmed.generators.choice import choose_recipe
     from synthmed.runtime.device import select_device
-    from synthmed.runtime.processes import started_as_main
 
     choice = choose_recipe(data, select_device(device).type)
     if started_as_main():
@@ -112,7 +117,6 @@ def stage_result(stage: str, figures: dict[str, Any]) -> dict[str, Any]:
 def run_single_stage(request: StageRequest, stage: Stage, start: Path | None, as_json: bool) -> None:
     """Train one stage and print its last figures, in the first process alone."""
     from synthmed.generators.stages import run_stage
-    from synthmed.runtime.processes import started_as_main
 
     figures = run_stage(request, stage, start)
     if not started_as_main():

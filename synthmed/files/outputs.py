@@ -7,7 +7,9 @@ under its final name is always whole.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,25 @@ def _remove_stale_parts(folders: Iterable[Path]) -> None:
                 part.unlink(missing_ok=True)
 
 
+def check_output(folder: Path) -> None:
+    """Refuse an output folder that cannot be made or written into: before the work for it, not after.
+
+    Raises:
+        ResumeError: It is a file.
+        DeviceError: There is no permission, or no such place.
+    """
+    with naming_write_errors(folder):
+        if file_size(folder) is not None:
+            raise ResumeError(f"{folder} is not a folder", "use another name")
+        if is_remote(folder):
+            return
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def open_output(
     folder: Path, config: Mapping[str, Any], *, name: str, overwrite: bool = False, may_differ: Collection[str] = ()
 ) -> bool:
@@ -55,6 +76,7 @@ def open_output(
     """
     path = folder / name
     wanted = json.loads(json.dumps(config))
+    check_output(folder)
     with naming_write_errors(folder):
         _remove_stale_parts({folder, path.parent})
         if file_size(path) is not None:
@@ -67,8 +89,6 @@ def open_output(
                     "use another folder, the same settings, or --overwrite to start anew",
                 )
             clear_folder(folder)
-        elif file_size(folder) is not None:
-            raise ResumeError(f"{folder} is not a folder", "use another name")
         elif _holds_files(folder) and file_size(path) is None:
             raise ResumeError(f"{folder} is not empty and was not made by this command", "use another folder")
         elif file_size(path) is not None:

@@ -112,6 +112,29 @@ class GenerateConfig:
         )
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which shards this process makes: of those chosen, every `world`-th from the `rank`-th on."""
+
+    chosen: Collection[int] | None = None
+    rank: int = 0
+    world: int = 1
+
+    def indices(self, shards: int) -> list[int]:
+        """Return the indices of its shards.
+
+        Raises:
+            UsageError: A chosen shard does not exist.
+        """
+        if self.chosen is not None and max(self.chosen) >= shards:
+            raise UsageError(f"there is no shard {max(self.chosen)}", f"this run has shards 0 to {shards - 1}")
+        mine = range(self.rank, shards, self.world)
+        return [index for index in mine if self.chosen is None or index in self.chosen]
+
+
+ALL = Share()
+
+
 @dataclass(frozen=True, slots=True)
 class Planned:
     """One image of the plan."""
@@ -131,21 +154,3 @@ def plan(config: GenerateConfig, chosen: Collection[int] | None = None) -> Itera
         images = list(itertools.islice(order, length))
         if chosen is None or index in chosen:
             yield index, images
-
-
-def extended(config: GenerateConfig, counts: tuple[int, ...], shards: int) -> int | None:
-    """Return the number of shards with which a run goes on from a smaller one, or `None` where it cannot.
-
-    It can if the smaller run's shards are the first of the larger one's, image by image: as many times the shards as
-    there are times the images, of classes in the same proportion.
-
-    Args:
-        config: The larger run.
-        counts: Of the smaller one.
-        shards: Of the smaller one.
-    """
-    total, wanted = sum(counts), config.total
-    if not total < wanted or shards * wanted % total or shards * wanted // total % (config.workers * config.ranks):
-        return None
-    pairs = zip(interleave(counts), interleave(config.counts), strict=False)
-    return shards * wanted // total if all(mine == theirs for mine, theirs in pairs) else None

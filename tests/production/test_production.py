@@ -24,9 +24,10 @@ from synthmed.formats.model_files import save_model
 from synthmed.generators.diffusion.networks.unet import Denoiser
 from synthmed.generators.diffusion.settings import DiffusionSettings
 from synthmed.generators.families import read_header
-from synthmed.production.plan import GenerateConfig, extended, plan
+from synthmed.production.extension import extended
+from synthmed.production.plan import ALL, GenerateConfig, Share, plan
 from synthmed.production.regenerate import regenerate
-from synthmed.production.run import ALL, Share, dry_run, generate, stream
+from synthmed.production.run import dry_run, generate, stream
 
 SETTINGS = DiffusionSettings(sampler="dpmpp-2m", steps=3, eta=0.0)
 
