@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from synthmed.cli.common import JsonOption, file_output, models_home, print_json, print_table
+from synthmed.cli.common import JsonOption, file_output, models_home, parse_number, print_json, print_table
+from synthmed.config.limits import MAX_SIDE
 from synthmed.data.datasets import find_dataset, folder_info
 from synthmed.errors import UsageError, nearest
 from synthmed.files.content import hash_file
@@ -59,7 +60,7 @@ def add_checkpoint(
 ) -> None:
     """Register a model file, so that `generate --dataset` finds it. The file stays where it is."""
 
-    entry = registry.register(models_home(), registry.resolve_path(path))
+    entry = registry.register(models_home(to_write=True), registry.resolve_path(path))
     _print_entry("registered", entry, as_json)
 
 
@@ -69,13 +70,7 @@ def import_checkpoint(
     dataset: Annotated[str, typer.Option("--dataset", help="airogs, crcdx, chexpert, or with --classes any name.")],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            parser=file_output,
-            metavar="FILE",
-            help="Model file to write; by default beside the .ckpt.",
-        ),
+        file_output("Model file to write; by default beside the .ckpt."),
     ] = None,
     vae: Annotated[
         Path | None, typer.Option("--vae", help="The autoencoder's own file, for a pipeline's file without one.")
@@ -105,10 +100,11 @@ def import_checkpoint(
     sides = None if size is None else parse_size(size)
     names = None if classes is None else parse_classes(classes)
     info = find_dataset(dataset) if names is None else folder_info(dataset, names)
+    home = models_home(to_write=True)
     header, tensors = read(path, info, size=sides, vae=vae)
     target = output or path.with_suffix(".safetensors")
     save_model(target, header, tensors)
-    entry = registry.register(models_home(), target)
+    entry = registry.register(home, target)
     _print_entry("imported", entry, as_json)
 
 
@@ -159,10 +155,14 @@ def parse_size(text: str) -> int | tuple[int, int]:
     Raises:
         UsageError: Neither, or a side outside of 16 .. 4096.
     """
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and 16 <= int(side) <= 4096 for side in sides):
-        raise UsageError(f"--size {text}: not a size in pixels", "e.g. --size 256, or --size 96x64, high times wide")
-    height, width = int(sides[0]), int(sides[-1])
+    words = text.lower().split("x")
+    sides = [side for side in (parse_number(word, 16, MAX_SIDE) for word in words) if side is not None]
+    if not len(sides) == len(words) <= 2:
+        raise UsageError(
+            f"--size {text}: not a size in pixels",
+            f"e.g. --size 256, or --size 96x64, high times wide; sides from 16 to {MAX_SIDE}",
+        )
+    height, width = sides[0], sides[-1]
     return height if height == width else (height, width)
 
 

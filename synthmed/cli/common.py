@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from synthmed.errors import CheckpointError, UsageError
+from synthmed.config.limits import MAX_RANKS, MAX_SEED, MAX_THREADS, MAX_WORKERS
+from synthmed.errors import CheckpointError, DeviceError, UsageError
 from synthmed.files.outputs import check_output
 from synthmed.files.storage import location, naming_write_errors
 from synthmed.runtime.launch import check_device_name
@@ -44,6 +46,12 @@ def output_file(place: str | Path) -> Path:
     return path
 
 
+def parse_number(text: str, least: int, most: int) -> int | None:
+    """Return a number that is part of a word, or `None` for what is none or out of range."""
+    number = int(text) if re.fullmatch(r"[0-9]{1,18}", text, re.ASCII) else None
+    return number if number is not None and least <= number <= most else None
+
+
 def local_output(text: str) -> Any:
     """Return the option -o of a command that writes a folder of this machine."""
     return typer.Option("--output", "-o", parser=local_folder, metavar="DIR", help=text)
@@ -63,7 +71,9 @@ def given_file(place: str | Path) -> Path:
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result on stdout as JSON instead of a table.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random in this command.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of everything random in this command.")
+]
 DeviceOption = Annotated[
     str,
     typer.Option(
@@ -85,16 +95,27 @@ SplitsOption = Annotated[
     typer.Option("--split", help="Split to use; repeat the option for several.", show_default="all splits"),
 ]
 LoaderWorkersOption = Annotated[
-    int, typer.Option("--workers", min=1, help="DataLoader workers per training process that will read the shards.")
+    int,
+    typer.Option(
+        "--workers", min=1, max=MAX_WORKERS, help="DataLoader workers per training process that will read the shards."
+    ),
 ]
-RanksOption = Annotated[int, typer.Option("--ranks", min=1, help="Training processes that will read the shards.")]
+RanksOption = Annotated[
+    int, typer.Option("--ranks", min=1, max=MAX_RANKS, help="Training processes that will read the shards.")
+]
 SourceTermsOption = Annotated[
     str,
     typer.Option("--source-license", metavar="TEXT", help="Licence or terms of the source data, for the data card."),
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="Threads that read and decode images.", show_default="all cores, at most 16"),
+    typer.Option(
+        "--threads",
+        min=1,
+        max=MAX_THREADS,
+        help="Threads that read and decode images.",
+        show_default="all cores, at most 16",
+    ),
 ]
 PositiveOption = Annotated[
     str | None,
@@ -118,13 +139,13 @@ VggOption = Annotated[
 ]
 
 
-def models_home() -> Path:
+def models_home(*, to_write: bool = False) -> Path:
     """Return the folder in which trained and imported models are registered.
 
     `SYNTHMED_HOME` if it is set, else `synthmed` in the user's data folder.
 
     Raises:
-        UsageError: It is a file, or the user has no home folder.
+        UsageError: It is a file, it cannot be written to though that is wanted, or the user has no home folder.
     """
     try:
         if home := os.environ.get("SYNTHMED_HOME"):
@@ -135,6 +156,11 @@ def models_home() -> Path:
         raise UsageError("there is no home folder to register models in", "set the variable SYNTHMED_HOME") from error
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"the variable SYNTHMED_HOME is {home!r}, which is not a folder", "name one")
+    if to_write:
+        try:
+            check_output(folder)
+        except DeviceError as error:
+            raise UsageError(f"models cannot be registered: {error}", "name another folder: SYNTHMED_HOME") from error
     return folder
 
 

@@ -8,8 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from synthmed.cli.common import DeviceOption, JsonOption, SeedOption, local_output, models_home, print_json, print_table
+from synthmed.config.limits import MAX_BATCH_SIZE, MAX_SIDE
 from synthmed.errors import UsageError
 from synthmed.evaluation.config import CHECKS, EvaluateConfig, EvaluateRequest
+from synthmed.runtime.launch import read_launch
 
 DEFAULTS = EvaluateConfig()
 PLACE = "PLACE[:SPLIT]"
@@ -82,12 +84,18 @@ BalancedOption = Annotated[
 SizeOption = Annotated[
     int | None,
     typer.Option(
-        "--size", min=32, help="Side that all images are resized to, in pixels.", show_default="that of the real images"
+        "--size",
+        min=32,
+        max=MAX_SIDE,
+        help="Side that all images are resized to, in pixels.",
+        show_default="that of the real images",
     ),
 ]
 FalseAlarmsOption = Annotated[
     float,
-    typer.Option("--false-alarms", help="Share of images that may be suspected as copies although they are none."),
+    typer.Option(
+        "--false-alarms", min=0, max=1, help="Share of images that may be suspected as copies although they are none."
+    ),
 ]
 BaselineOption = Annotated[
     list[Path] | None,
@@ -112,7 +120,8 @@ CacheOption = Annotated[
     ),
 ]
 BatchSizeOption = Annotated[
-    int, typer.Option("--batch-size", min=1, help="Images per batch in which features are computed.")
+    int,
+    typer.Option("--batch-size", min=1, max=MAX_BATCH_SIZE, help="Images per batch in which features are computed."),
 ]
 
 
@@ -149,6 +158,7 @@ def evaluate(
     The output folder gets results.json and pictures. Computed features are
     kept, so that the next run is quick.
     """
+    read_launch(together=True)
     names = tuple(dict.fromkeys(features or DEFAULTS.features))
     chosen = tuple(word.strip() for word in checks.split(",") if word.strip())
     config = EvaluateConfig(
@@ -163,7 +173,7 @@ def evaluate(
         held_out=held_out,
         weights=_weights(feature_weights or [], names),
         download=download,
-        cache=cache or models_home() / "features",
+        cache=cache or models_home(to_write=True) / "features",
         baselines=tuple(baseline or ()),
         sheets=sheets,
         device=device,

@@ -24,6 +24,7 @@ from synthmed.cli.generate_options import resolve_counts, resolve_share
 from synthmed.cli.groups import grouped
 from synthmed.cli.setting_options import given_settings, resolve_settings
 from synthmed.cli.streams import ReaderGone
+from synthmed.config.limits import MAX_BATCH_SIZE, MAX_IMAGES, MAX_RANKS, MAX_WORKERS
 from synthmed.data.shards.card import NOT_STATED
 from synthmed.errors import CheckpointError, IncompleteError, UsageError
 from synthmed.files.content import hash_file
@@ -52,7 +53,9 @@ def generate_config(
         list[str] | None,
         typer.Option("--label", help="Class to make, with -n; or NAME=COUNT, as often as needed. Aliases are known."),
     ] = None,
-    number: Annotated[int | None, typer.Option("-n", "--num-images", min=1, help="Images in all.")] = None,
+    number: Annotated[
+        int | None, typer.Option("-n", "--num-images", min=1, max=MAX_IMAGES, help="Images in all.")
+    ] = None,
     balanced: Annotated[bool, typer.Option("--balanced", help="Share -n evenly between all classes.")] = False,
     match: Annotated[
         Path | None,
@@ -74,13 +77,19 @@ def generate_config(
     workers: Annotated[
         int,
         typer.Option(
-            "--workers", min=1, help="Number of DataLoader workers that the shard count should be a multiple of."
+            "--workers",
+            min=1,
+            max=MAX_WORKERS,
+            help="Number of DataLoader workers that the shard count should be a multiple of.",
         ),
     ] = 4,
     ranks: Annotated[
         int,
         typer.Option(
-            "--ranks", min=1, help="Number of training processes that the shard count should be a multiple of."
+            "--ranks",
+            min=1,
+            max=MAX_RANKS,
+            help="Number of training processes that the shard count should be a multiple of.",
         ),
     ] = 1,
     source_license: Annotated[
@@ -131,7 +140,10 @@ def generate(
     ] = None,
     config: GenerateConfig,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Images sampled at once; does not change the images.")
+        int | None,
+        typer.Option(
+            "--batch-size", min=1, max=MAX_BATCH_SIZE, help="Images sampled at once; does not change the images."
+        ),
     ] = None,
     shards: Annotated[
         str | None,

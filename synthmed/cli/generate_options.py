@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synthmed.cli.common import parse_number
+from synthmed.config.limits import MAX_IMAGES
 from synthmed.errors import DataError, UsageError
 from synthmed.production.plan import Share
 from synthmed.runtime.launch import read_array_task, read_launch
@@ -46,9 +48,12 @@ def resolve_counts(
         if counts[label]:
             raise UsageError(f"label {model.classes[label]} is given twice")
         if separator:
-            if not text.isdecimal() or int(text) == 0:
-                raise UsageError(f"--label {word}: not a number of images", "e.g. --label glaucoma=300")
-            counts[label] = int(text)
+            count = parse_number(text, 1, MAX_IMAGES)
+            if count is None:
+                raise UsageError(
+                    f"--label {word[:80]}: not a number of images", f"e.g. --label glaucoma=300; at most {MAX_IMAGES}"
+                )
+            counts[label] = count
         elif number is None or len(labels) > 1:
             raise UsageError(f"how many images of {name}?", f"--label {name} -n 1000, or --label {name}=1000")
         else:

@@ -25,17 +25,19 @@ class _Results(io.FileIO):
     _failed = False
 
     def write(self, data: ReadableBuffer, /) -> int:
-        if self._failed:  # it was said already, and the interpreter writes what is left when it ends
+        if self._failed:  # that was said, and the interpreter tries once more when it ends
             return memoryview(data).nbytes
         try:
             while (written := super().write(data)) is None:  # the other end does not want to be waited for
                 select.select([], [self], [])
             return written
-        except OSError as error:
+        except BaseException as error:  # a signal too: it may come when the data are written already
             self._failed = True
             if isinstance(error, BrokenPipeError):
                 raise ReaderGone from error
-            raise DeviceError(f"cannot write the result to stdout: {error.strerror}") from error
+            if isinstance(error, OSError):
+                raise DeviceError(f"cannot write the result to stdout: {error.strerror}") from error
+            raise
 
 
 class _Log(io.FileIO):

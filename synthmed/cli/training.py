@@ -17,6 +17,7 @@ from synthmed.cli.common import (
     print_json,
     print_table,
 )
+from synthmed.config.limits import MAX_THREADS
 from synthmed.data.shards.read import find_shards
 from synthmed.errors import UsageError
 from synthmed.files.content import hash_file
@@ -60,18 +61,21 @@ def training_request(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     workers: Annotated[
-        int, typer.Option("--workers", min=0, help="Processes that load images which do not fit in memory.")
+        int,
+        typer.Option(
+            "--workers", min=0, max=MAX_THREADS, help="Processes that load images which do not fit in memory."
+        ),
     ] = 2,
     overwrite: OverwriteOption = False,
 ) -> StageRequest:
     """Return what a training is asked for; a group of options."""
     read_launch(together=True)
+    models_home(to_write=True)
     if recipe is None:
+        check_data(data)
         recipe, changes = _choose(data, device, changes)
     # A wrong recipe is told before torch is imported.
     chosen = load_recipe(recipe, changes or [])
-    for split in ("train", "validation"):
-        find_shards(data, split)
     return StageRequest(chosen, data, output, seed, device, workers, overwrite, vgg_weights)
 
 
@@ -105,7 +109,7 @@ def find_stage(request: StageRequest, name: str) -> Stage:
 
 def register_model(figures: dict[str, Any]) -> None:
     """Make a finished model findable by its data set."""
-    registry.register(models_home(), Path(figures["model"]))
+    registry.register(models_home(to_write=True), Path(figures["model"]))
 
 
 def stage_result(stage: str, figures: dict[str, Any]) -> dict[str, Any]:
@@ -114,8 +118,19 @@ def stage_result(stage: str, figures: dict[str, Any]) -> dict[str, Any]:
     return {"stage": stage, "dataset": read_header(path).dataset, "sha256": hash_file(path), **figures}
 
 
+def check_data(data: Path) -> None:
+    """Refuse a folder that holds no shards to train on, before torch is imported.
+
+    Raises:
+        DataError: There is no such folder, or it lacks a split.
+    """
+    for split in ("train", "validation"):
+        find_shards(data, split)
+
+
 def run_single_stage(request: StageRequest, stage: Stage, start: Path | None, as_json: bool) -> None:
     """Train one stage and print its last figures, in the first process alone."""
+    check_data(request.data)
     from synthmed.generators.stages import run_stage
 
     figures = run_stage(request, stage, start)

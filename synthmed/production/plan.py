@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synthmed.config.limits import MAX_IMAGES, MAX_RANKS, MAX_SEED, MAX_SHARDS, MAX_WORKERS
 from synthmed.config.tables import to_dict
 from synthmed.data.shards.card import NOT_STATED, FolderInfo
 from synthmed.data.shards.plan import count_shards, interleave, shard_lengths
@@ -45,7 +46,7 @@ class GenerateConfig:
         num_shards: `None` for the number that suits counts, workers and ranks; a folder that was extended has its own.
 
     Raises:
-        UsageError: There is nothing to make.
+        UsageError: There is nothing to make, or a number is out of range.
     """
 
     checkpoint: Path
@@ -64,6 +65,16 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         if self.total == 0:
             raise UsageError("no images are asked for", "give -n, or --label NAME=COUNT")
+        for what, found, least, most in (
+            ("images", self.total, 1, MAX_IMAGES),
+            ("seed", self.seed, 0, MAX_SEED),
+            ("workers", self.workers, 1, MAX_WORKERS),
+            ("ranks", self.ranks, 1, MAX_RANKS),
+        ):
+            if not least <= found <= most:
+                raise UsageError(f"{what}: {found} is out of range", f"from {least} to {most}")
+        if self.shards > MAX_SHARDS:
+            raise UsageError(f"{self.shards} shards", f"at most {MAX_SHARDS}: choose fewer --workers and --ranks")
 
     @property
     def total(self) -> int:

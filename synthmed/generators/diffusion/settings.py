@@ -10,6 +10,7 @@ from typing import Any
 from synthmed.config.fields import described
 from synthmed.errors import RecipeError, nearest
 from synthmed.formats.headers import Header
+from synthmed.generators.diffusion.config import MAX_TIMESTEPS
 from synthmed.generators.diffusion.samplers import SAMPLERS
 from synthmed.generators.diffusion.samplers.sampler import Sampler
 
@@ -23,12 +24,16 @@ class DiffusionSettings:
     """Sampler, steps and guidance; what is not said is the model's own preset."""
 
     sampler: str = described("ddim", _SAMPLERS, choices=(*SAMPLERS,))
-    steps: int = described(150, "steps from noise to latents", minimum=1)
+    steps: int = described(150, "steps from noise to latents", minimum=1, maximum=MAX_TIMESTEPS)
     eta: float = described(
         1.0, "share of fresh noise in each step: 0 none, 1 as the ancestral sampler", minimum=0, maximum=1
     )
     guidance_scale: float = described(
-        1.0, "guidance scale: 1 for none, more follows the label more closely", option="guidance", minimum=0
+        1.0,
+        "guidance scale: 1 for none, more follows the label more closely",
+        option="guidance",
+        minimum=0,
+        maximum=100,
     )
 
     def __post_init__(self) -> None:
