@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from synthmed.cli.common import JsonOption, file_output, models_home, parse_number, print_json, print_table
-from synthmed.config.limits import MAX_SIDE
+from synthmed.config.fields import MAX_SIDE
 from synthmed.data.datasets import find_dataset, folder_info
 from synthmed.errors import UsageError, nearest
 from synthmed.files.content import hash_file

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from synthmed.cli.common import DeviceOption, JsonOption, SeedOption, local_output, models_home, print_json, print_table
-from synthmed.config.limits import MAX_BATCH_SIZE, MAX_SIDE
+from synthmed.config.fields import MAX_SIDE
+from synthmed.config.limits import MAX_BATCH_SIZE
 from synthmed.errors import UsageError
 from synthmed.evaluation.config import CHECKS, EvaluateConfig, EvaluateRequest
 from synthmed.runtime.launch import read_launch

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from synthmed.cli.common import DeviceOption, JsonOption, SplitsOption, VggOption, local_output, print_json, print_table
-from synthmed.config.limits import MAX_SIDE
+from synthmed.config.fields import MAX_SIDE
 from synthmed.data.shards.read import find_shards, find_splits
 from synthmed.files.storage import location
 

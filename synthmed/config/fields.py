@@ -9,6 +9,8 @@ from typing import Any
 
 MAX_WIDTH = 16_384
 """Most channels of a layer: keeps what a hostile file can make networks ask for within reason."""
+MAX_SIDE = 4096
+"""Most pixels of an image's side that a model may have."""
 
 
 def described(

@@ -8,8 +8,6 @@ MAX_PHANTOMS = 1_000_000  # they are listed in memory
 MAX_SHARDS = 999_999  # what the six digits of their names hold
 MAX_BATCH_SIZE = 16_384
 MAX_STEPS = 100_000_000
-MAX_SIDE = 4096
-"""Of images, in pixels."""
 MAX_WORKERS = 1024
 """Loader workers that shards are to suit."""
 MAX_RANKS = 65_536

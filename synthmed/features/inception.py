@@ -18,6 +18,7 @@ from synthmed.errors import CheckpointError
 from synthmed.features.slices import compute
 from synthmed.files.content import hash_file, hash_json
 from synthmed.formats.weight_files import check_weights, read_weights
+from synthmed.runtime.network import check_connection
 from synthmed.runtime.progress import log
 
 VERSION = 1  # of the features: to be raised whenever the same image gives others
@@ -81,6 +82,7 @@ def find_inception_weights(*, download: bool) -> Path:
 def _download(path: Path) -> None:
     log(f"fetching {URL_INCEPTION_V3}")
     try:
+        check_connection(URL_INCEPTION_V3)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Written under another name, checked, then renamed.
         torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=HASH_PREFIX, progress=False)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from synthmed.config.fields import described
-from synthmed.config.limits import MAX_SIDE
 from synthmed.errors import RecipeError
 from synthmed.formats.headers import Header, HeaderPart
 from synthmed.training.config import StageConfig
@@ -91,8 +90,8 @@ class DataConfig:
     size: int = described(256, "side of the square images in pixels")
 
     def __post_init__(self) -> None:
-        if not 1 <= self.size <= MAX_SIDE:
-            raise RecipeError(f"data.size is {self.size}", f"it must be at least 1 and at most {MAX_SIDE}")
+        if self.size < 1:
+            raise RecipeError(f"data.size is {self.size}", "it must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -284,7 +284,7 @@ def test_adversarial_stage_needs_a_trained_autoencoder(run: Run, tmp_path: Path)
 
 @pytest.mark.parametrize("with_weights", [False, True])
 def test_lpips_has_a_column_where_its_weights_are_given(
-    run: Run, tiny_model_file: Path, monkeypatch: pytest.MonkeyPatch, with_weights: bool
+    run: Run, tiny_model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_weights: bool
 ) -> None:
     from synthmed.generators.diffusion import reconstruction
 
@@ -298,7 +298,8 @@ def test_lpips_has_a_column_where_its_weights_are_given(
         return reconstruction.ReconstructionReport((row,), "airogs", 256, 5, published, "sheet.png")
 
     monkeypatch.setattr(reconstruction, "evaluate_autoencoders", measured)
-    words = ["evaluate-autoencoder", "--checkpoint", tiny_model_file, "--data", "shards"]
+    words = ["evaluate-autoencoder", "--checkpoint", tiny_model_file, "--data", tmp_path]
+    (tmp_path / shard_name("test", 0)).touch()
     table = run(*words, *(["--vgg-weights", weights] if weights else []))
     assert table.code == 0
     assert "30.0 ± 2.0" in table.stdout

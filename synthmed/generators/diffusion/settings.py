@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +13,7 @@ from synthmed.generators.diffusion.config import MAX_TIMESTEPS
 from synthmed.generators.diffusion.samplers import SAMPLERS
 from synthmed.generators.diffusion.samplers.sampler import Sampler
 
+MAX_GUIDANCE = 100
 _SAMPLERS = "how noise becomes latents: " + ", ".join(
     f"{each.name} ({each.title}, {each.defaults['steps']} steps)" for each in SAMPLERS.values()
 )
@@ -33,18 +33,18 @@ class DiffusionSettings:
         "guidance scale: 1 for none, more follows the label more closely",
         option="guidance",
         minimum=0,
-        maximum=100,
+        maximum=MAX_GUIDANCE,
     )
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
-            raise RecipeError(f"sampler.sampler is {self.sampler!r}", nearest(self.sampler, SAMPLERS))
+            raise RecipeError(f"sampler.sampler is {self.sampler[:100]!r}", nearest(self.sampler, SAMPLERS))
         if self.steps < 1:
             raise RecipeError(f"sampler.steps is {self.steps}", "it must be at least 1")
         if not 0 <= self.eta <= 1:
             raise RecipeError(f"sampler.eta is {self.eta}", "it must be in [0, 1]")
-        if not 0 <= self.guidance_scale < math.inf:
-            raise RecipeError(f"sampler.guidance_scale is {self.guidance_scale}", "it must be at least 0 and finite")
+        if not 0 <= self.guidance_scale <= MAX_GUIDANCE:
+            raise RecipeError(f"sampler.guidance_scale is {self.guidance_scale}", f"it must be in 0 .. {MAX_GUIDANCE}")
         if self.eta != 0 and "eta" not in self.method.accepts:
             takers = [sampler.name for sampler in SAMPLERS.values() if "eta" in sampler.accepts]
             raise RecipeError(f"sampler {self.sampler} has no eta", f"set eta to 0 or use {' or '.join(takers)}")
