@@ -89,6 +89,10 @@ class Interrupted(BaseException):
         self.exit_code = 128 + signal_number
 
 
+class ReaderGone(Exception):
+    """Whoever read stdout has closed its end, as `| head` does: the end of a table, but too early for a stream."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return the valid choices as a phrase, the one nearest to `word` first."""
     known = list(choices)

@@ -30,9 +30,9 @@ from synthmed.cli import (
     verify,
 )
 from synthmed.cli.prepare import prepare_app
-from synthmed.cli.streams import ReaderGone, open_streams
+from synthmed.cli.streams import open_streams
 from synthmed.cli.system_errors import system_error
-from synthmed.errors import Interrupted, SynthmedError
+from synthmed.errors import Interrupted, ReaderGone, SynthmedError
 from synthmed.runtime import version
 from synthmed.runtime.progress import printable
 

@@ -23,10 +23,9 @@ from synthmed.cli.common import (
 from synthmed.cli.generate_options import resolve_counts, resolve_share
 from synthmed.cli.groups import grouped
 from synthmed.cli.setting_options import given_settings, resolve_settings
-from synthmed.cli.streams import ReaderGone
 from synthmed.config.limits import MAX_BATCH_SIZE, MAX_IMAGES, MAX_RANKS, MAX_WORKERS
 from synthmed.data.shards.card import NOT_STATED
-from synthmed.errors import CheckpointError, IncompleteError, UsageError
+from synthmed.errors import CheckpointError, IncompleteError, ReaderGone, UsageError
 from synthmed.files.content import hash_file
 from synthmed.files.storage import location
 from synthmed.formats.headers import GENERATOR

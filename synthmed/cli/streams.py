@@ -9,14 +9,10 @@ import select
 import sys
 from typing import TYPE_CHECKING
 
-from synthmed.errors import DeviceError
+from synthmed.errors import DeviceError, ReaderGone
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
-
-
-class ReaderGone(Exception):
-    """Whoever read stdout has closed its end, as `| head` does."""
 
 
 class _Results(io.FileIO):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tarfile
 import time
 from collections.abc import Collection, Sequence
@@ -11,6 +12,7 @@ from typing import IO, Any
 from synthmed.data.shards.plan import RUN_FILE, shard_name
 from synthmed.data.shards.side_files import write_side_files
 from synthmed.data.shards.write import append_samples, read_stats
+from synthmed.errors import ReaderGone
 from synthmed.files.outputs import open_output
 from synthmed.production.cost import Estimate, estimate
 from synthmed.production.extension import PLAN, fit_to_folder
@@ -103,14 +105,13 @@ def stream(
 
     Raises:
         UsageError: A chosen shard does not exist.
+        ReaderGone: The reader has closed its end before the last image.
     """
     renderer, chosen = Renderer(config, device, batch_size), share.indices(config.shards)
     expected = estimate(config, renderer, chosen, streamed=True)
     log(str(expected))
-    with (
-        progress("generating", expected.images, "images") as advance,
-        tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as archive,
-    ):
+    archive = tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT)
+    with progress("generating", expected.images, "images") as advance:
 
         def write(batch: Batch) -> None:
             for _ in append_samples(archive, (future.result() for future in batch)):
@@ -123,7 +124,10 @@ def stream(
                 write(before)  # encoded while this batch was sampled
                 before = batch
         write(before)
-    file.flush()  # the end of the tar
+    # Only the mark of the end is left, which some readers do not wait for.
+    with contextlib.suppress(ReaderGone):
+        archive.close()
+        file.flush()
 
 
 def dry_run(

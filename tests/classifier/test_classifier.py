@@ -274,8 +274,9 @@ def test_pretrained_without_internet_says_which_file_to_bring(monkeypatch, tmp_p
 def test_pretrained_weights_come_from_the_cache_without_a_connection(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(timm_features, "check_connection", None)
-    source = timm.get_pretrained_cfg(TINY).hf_hub_id
-    folder = tmp_path / f"models--{source.replace('/', '--')}"
+    published = timm.get_pretrained_cfg(TINY)
+    assert published is not None and published.hf_hub_id
+    folder = tmp_path / f"models--{published.hf_hub_id.replace('/', '--')}"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("abc")
     (folder / "snapshots" / "abc").mkdir(parents=True)
