@@ -110,8 +110,10 @@ def stream(
     renderer, chosen = Renderer(config, device, batch_size), share.indices(config.shards)
     expected = estimate(config, renderer, chosen, streamed=True)
     log(str(expected))
-    archive = tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT)
-    with progress("generating", expected.images, "images") as advance:
+    with (
+        progress("generating", expected.images, "images") as advance,
+        tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as archive,
+    ):
 
         def write(batch: Batch) -> None:
             for _ in append_samples(archive, (future.result() for future in batch)):
@@ -124,10 +126,10 @@ def stream(
                 write(before)  # encoded while this batch was sampled
                 before = batch
         write(before)
-    # Only the mark of the end is left, which some readers do not wait for.
-    with contextlib.suppress(ReaderGone):
-        archive.close()
-        file.flush()
+        # Only the mark of the end is left, which some readers do not wait for.
+        with contextlib.suppress(ReaderGone):
+            archive.close()
+            file.flush()
 
 
 def dry_run(
