@@ -90,7 +90,7 @@ def main() -> None:
     except ReaderGone:
         code = 0
     except TyperException as error:
-        _fail(f"{error.format_message().rstrip('.')} (see {_help_command()})", error.exit_code)
+        _fail(f"{error.format_message().rstrip('.')}{_range(error)} (see {_help_command()})", error.exit_code)
     except (Exception, Interrupted, SystemExit) as error:
         # Typer turns a broken pipe into SystemExit(1).
         pipe = isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
@@ -113,6 +113,13 @@ def _fail(message: str, code: int) -> NoReturn:
     # One line whatever the message holds: scripts read stderr line by line.
     print("error: " + printable(" ".join(message.split())), file=sys.stderr)
     sys.exit(code)
+
+
+def _range(error: TyperException) -> str:
+    """Return what an option that takes a number takes, where that was not said."""
+    option = getattr(getattr(getattr(error, "param", None), "type_descriptor", None), "parameter_info", None)
+    least, most = getattr(option, "min", None), getattr(option, "max", None)
+    return "" if least is None or most is None else f", from {least} to {most}"
 
 
 def _help_command() -> str:

@@ -159,7 +159,7 @@ def parse_size(text: str) -> int | tuple[int, int]:
     sides = [side for side in (parse_number(word, 16, MAX_SIDE) for word in words) if side is not None]
     if not len(sides) == len(words) <= 2:
         raise UsageError(
-            f"--size {text}: not a size in pixels",
+            f"--size {text[:80]}: not a size in pixels",
             f"e.g. --size 256, or --size 96x64, high times wide; sides from 16 to {MAX_SIDE}",
         )
     height, width = sides[0], sides[-1]

@@ -17,7 +17,7 @@ from synthmed.config.limits import MAX_RANKS, MAX_SEED, MAX_THREADS, MAX_WORKERS
 from synthmed.errors import CheckpointError, DeviceError, UsageError
 from synthmed.files.outputs import check_output
 from synthmed.files.storage import location, naming_write_errors
-from synthmed.runtime.launch import check_device_name
+from synthmed.runtime.launch import check_device_name, check_threads
 from synthmed.runtime.progress import printable
 
 
@@ -44,6 +44,12 @@ def output_file(place: str | Path) -> Path:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     check_output(path.parent)
     return path
+
+
+def device_name(name: str) -> str:
+    """Return the name of a device, of a command that will compute."""
+    check_threads()
+    return check_device_name(name)
 
 
 def parse_number(text: str, least: int, most: int) -> int | None:
@@ -76,9 +82,7 @@ SeedOption = Annotated[
 ]
 DeviceOption = Annotated[
     str,
-    typer.Option(
-        "--device", callback=check_device_name, help="auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."
-    ),
+    typer.Option("--device", callback=device_name, help="auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."),
 ]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Start anew where the output folder holds work made with other settings.")

@@ -26,9 +26,7 @@ def system_error(error: BaseException | None) -> DeviceError | None:
         reason = error.strerror or str(error) or type(error).__name__
         return DeviceError(f"the system refused: {': '.join([*places, reason])}")
     if isinstance(error, ImportError) and not (error.name or "").startswith("synthmed"):
-        return DeviceError(
-            f"cannot load {error.name or 'a library'}: {error}", "is there memory enough, and is it installed whole?"
-        )
+        return DeviceError(f"a library cannot be loaded: {error}", "is there memory enough, and is it installed whole?")
     if isinstance(error, MemoryError) or _is_of_torch(error):
         problem = f"out of memory: {error}" if str(error) else "out of memory"
         return DeviceError(problem, "choose smaller images or batches, fewer workers, or more memory")

@@ -26,7 +26,7 @@ _WRITE_CAUSES = {
     errno.EROFS: ("the file system is read-only", "choose another folder"),
     errno.EACCES: ("no permission to write", "choose another folder or change its permissions"),
     errno.EPERM: ("no permission to write", "choose another folder or change its permissions"),
-    errno.ENOENT: ("there is no such place, or it was removed meanwhile", "run the same command again"),
+    errno.ENOENT: ("there is no such place, or it was removed meanwhile", "choose another folder"),
     errno.ELOOP: ("its links lead in a circle", "choose another folder"),
     errno.EMFILE: ("too many files are open", "choose fewer workers, or raise the limit: ulimit -n"),
     errno.ENOTDIR: ("a part of the path is a file", "choose another folder"),

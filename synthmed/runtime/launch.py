@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from synthmed.errors import UsageError
 
 MAX_PROCESSES, MAX_NUMBER = 1_000_000, 999_999_999
+MAX_OPENMP_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,24 @@ def _number(environment: Mapping[str, str], name: str, least: int, most: int) ->
 
 
 def _unusable(environment: Mapping[str, str], name: str, wanted: str) -> UsageError:
-    found = f"is {environment[name]!r}" if name in environment else "is not set, but others of its kind are"
+    found = f"is {environment[name][:80]!r}" if name in environment else "is not set, but others of its kind are"
     kind = "SLURM's array" if name.startswith("SLURM") else "torchrun"
     own = "take --shards instead" if name.startswith("SLURM") else "let torchrun set it"
     return UsageError(f"the variable {name} of {kind} {found}", f"{wanted}; {own}, or unset them all")
+
+
+def check_threads(environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse a number of threads that OpenMP cannot read, for which it would take all cores of the machine.
+
+    Raises:
+        UsageError: OMP_NUM_THREADS holds something else than numbers, or too large ones.
+    """
+    text = environment.get("OMP_NUM_THREADS", "1")
+    # One number a level of nested loops.
+    numbers = [int(word) if re.fullmatch(r" *[0-9]{1,4} *", word, re.ASCII) else 0 for word in text.split(",")]
+    if not all(1 <= number <= MAX_OPENMP_THREADS for number in numbers):
+        wanted = f"a number from 1 to {MAX_OPENMP_THREADS} is wanted; or unset it"
+        raise UsageError(f"the variable OMP_NUM_THREADS is {text[:80]!r}", wanted)
 
 
 def check_device_name(name: str) -> str:
