@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import tarfile
 import time
 from collections.abc import Collection, Sequence
@@ -12,7 +11,6 @@ from typing import IO, Any
 from synthmed.data.shards.plan import RUN_FILE, shard_name
 from synthmed.data.shards.side_files import write_side_files
 from synthmed.data.shards.write import append_samples, read_stats
-from synthmed.errors import ReaderGone
 from synthmed.files.outputs import open_output
 from synthmed.production.cost import Estimate, estimate
 from synthmed.production.extension import PLAN, fit_to_folder
@@ -126,10 +124,7 @@ def stream(
                 write(before)  # encoded while this batch was sampled
                 before = batch
         write(before)
-        # Only the mark of the end is left, which some readers do not wait for.
-        with contextlib.suppress(ReaderGone):
-            archive.close()
-            file.flush()
+    file.flush()  # the end of the tar
 
 
 def dry_run(

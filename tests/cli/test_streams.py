@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
 from synthmed.files.content import hash_file
+from synthmed.phantoms.release import phantom_release
 
 PROGRAM = f"exec {sys.executable} -m synthmed"
 
@@ -32,11 +34,8 @@ def shell(command: str, folder: Path, **environment: str) -> subprocess.Complete
         ("recipes list --json >&-", 4, "error: cannot write the result to stdout: Bad file descriptor\n"),
         ("--version >/dev/full", 4, "error: cannot write the result to stdout: No space left on device\n"),
         ("generate --help >/dev/full", 4, "error: cannot write the result to stdout: No space left on device\n"),
-        ("--help >&-", 4, "error: cannot write the result to stdout: Bad file descriptor\n"),
         ("recipes list 2>&-", 0, ""),
-        ("nonsense 2>&-", 2, ""),
         ("nonsense 2>/dev/full", 2, ""),
-        ("recipes list <&- >&- 2>&-", 4, ""),
     ],
 )
 def test_result_that_cannot_be_written_is_code_4_and_a_lost_log_is_none(
@@ -47,11 +46,10 @@ def test_result_that_cannot_be_written_is_code_4_and_a_lost_log_is_none(
     assert bool(done.stdout) == (code == 0)
 
 
-@pytest.mark.parametrize(("streams", "code"), [(">&- 2>&- <&-", 4), ("2>/dev/full", 0)])
-def test_work_is_the_same_whatever_the_streams_are(tmp_path: Path, streams: str, code: int) -> None:
-    command = f"{PROGRAM} prepare phantom -n 24 --size 32 -o"
-    assert shell(f"{command} whole", tmp_path).returncode == 0
-    assert shell(f"{command} made {streams}", tmp_path).returncode == code
+def test_work_is_the_same_where_no_stream_is_open(tmp_path: Path) -> None:
+    prepare_release(phantom_release(24), tmp_path / "whole", PrepareConfig(size=32))
+    done = shell(f"{PROGRAM} prepare phantom -n 24 --size 32 -o made <&- >&- 2>&-", tmp_path)
+    assert done.returncode == 4
     found, wanted = (
         {path.relative_to(tmp_path / name): hash_file(path) for path in (tmp_path / name).rglob("*") if path.is_file()}
         for name in ("made", "whole")

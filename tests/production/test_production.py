@@ -394,6 +394,21 @@ def test_process_makes_every_so_many_of_the_chosen_shards():
         Share({8}).indices(8)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"counts": (10**30, 1)}, "images: .* is out of range"),
+        ({"seed": -1}, "seed: -1 is out of range"),
+        ({"seed": 1 << 63}, "seed: .* is out of range"),
+        ({"workers": 0}, "workers: 0 is out of range"),
+        ({"counts": (10**8, 0), "workers": 1024, "ranks": 1024}, "1048576 shards .at most 999999"),
+    ],
+)
+def test_runs_beyond_all_bounds_are_refused_before_they_are_planned(config, changes, message):
+    with pytest.raises(UsageError, match=message):
+        replace(config, **changes)
+
+
 def test_stream_of_one_shard_is_the_file(config, tmp_path):
     generate(config, tmp_path / "out", device="cpu")
     for number in (0, 5):

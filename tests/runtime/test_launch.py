@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from synthmed.cli.generate_options import resolve_share
 from synthmed.errors import UsageError
-from synthmed.runtime.launch import Launch, check_device_name, read_array_task, read_launch
+from synthmed.runtime.launch import Launch, check_device_name, check_threads, read_array_task, read_launch
 
 ARRAY = "SLURM_ARRAY_TASK_"
 
@@ -107,9 +107,18 @@ def test_share_of_any_variables_is_a_true_one_or_a_usage_error(environment: dict
     assert share.chosen is None or share.chosen
 
 
-@pytest.mark.parametrize(
-    "name", ["", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:01", "cuda:9999", "cuda:٣", "mps", "cpu:1"]
-)
+@pytest.mark.parametrize("text", ["1", "16", "2,2", " 4"])
+def test_threads_that_openmp_can_read_pass(text: str) -> None:
+    check_threads({"OMP_NUM_THREADS": text})
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "abc", "2,", "1000000", "٢", "1.5"])
+def test_threads_that_openmp_cannot_read_are_named(text: str) -> None:
+    with pytest.raises(UsageError, match=f"the variable OMP_NUM_THREADS is '{text}'"):
+        check_threads({"OMP_NUM_THREADS": text})
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:01", "cuda:9999", "cuda:٣", "cpu:1"])
 def test_unknown_device_is_told_without_torch(name: str) -> None:
     with pytest.raises(UsageError, match="unknown device"):
         check_device_name(name)
