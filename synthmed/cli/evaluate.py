@@ -12,12 +12,16 @@ from synthmed.cli.common import (
     ExcludeOption,
     JsonOption,
     SeedOption,
+    local_output,
     models_home,
     print_json,
     print_table,
 )
+from synthmed.config.fields import MAX_SIDE
+from synthmed.config.limits import MAX_BATCH_SIZE
 from synthmed.errors import UsageError
 from synthmed.evaluation.config import CHECKS, DISCS, EvaluateConfig, EvaluateRequest
+from synthmed.runtime.launch import read_launch
 
 DEFAULTS = EvaluateConfig()
 PLACE = "PLACE[:SPLIT]"
@@ -36,7 +40,7 @@ SyntheticOption = Annotated[
     list[str],
     typer.Option("--synthetic", metavar=PLACE, help="Generated images; repeat the option to compare generators."),
 ]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for results and pictures.")]
+OutputOption = Annotated[Path, local_output("Folder for results and pictures.")]
 FeaturesOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -96,12 +100,18 @@ BalancedOption = Annotated[
 SizeOption = Annotated[
     int | None,
     typer.Option(
-        "--size", min=32, help="Side that all images are resized to, in pixels.", show_default="that of the real images"
+        "--size",
+        min=32,
+        max=MAX_SIDE,
+        help="Side that all images are resized to, in pixels.",
+        show_default="that of the real images",
     ),
 ]
 FalseAlarmsOption = Annotated[
     float,
-    typer.Option("--false-alarms", help="Share of images that may be suspected as copies although they are none."),
+    typer.Option(
+        "--false-alarms", min=0, max=1, help="Share of images that may be suspected as copies although they are none."
+    ),
 ]
 BaselineOption = Annotated[
     list[Path] | None,
@@ -126,7 +136,8 @@ CacheOption = Annotated[
     ),
 ]
 BatchSizeOption = Annotated[
-    int, typer.Option("--batch-size", min=1, help="Images per batch in which features are computed.")
+    int,
+    typer.Option("--batch-size", min=1, max=MAX_BATCH_SIZE, help="Images per batch in which features are computed."),
 ]
 
 
@@ -164,6 +175,7 @@ def evaluate(
     The output folder gets results.json and pictures. Computed features are
     kept, so that the next run is quick.
     """
+    read_launch(together=True)
     names = tuple(dict.fromkeys(features or DEFAULTS.features))
     chosen = tuple(word.strip() for word in checks.split(",") if word.strip())
     config = EvaluateConfig(
@@ -178,7 +190,7 @@ def evaluate(
         held_out=held_out,
         weights=_weights(feature_weights or [], names),
         download=download,
-        cache=cache or models_home() / "features",
+        cache=cache or models_home(to_write=True) / "features",
         baselines=tuple(baseline or ()),
         exclude=tuple(exclude or ()),
         sheets=sheets,

@@ -66,6 +66,8 @@ MaxBadOption = Annotated[
     float,
     typer.Option(
         "--max-bad",
+        min=0,
+        max=1,
         help="Largest share of images that may be left out because they are broken, of another size than the first "
         "image, or refused for their name.",
     ),

@@ -21,6 +21,7 @@ from synthmed.cli.common import (
     print_json,
     print_table,
 )
+from synthmed.config.limits import MAX_PHANTOMS, MAX_THREADS
 from synthmed.data.datasets import AIROGS, CRCDX, PHANTOM_FUNDUS, DataSetInfo, chexpert_info
 from synthmed.data.shards.card import NOT_STATED
 
@@ -56,12 +57,16 @@ ResizeOption = Annotated[
         "its proportions.",
     ),
 ]
-ValidationOption = Annotated[float, typer.Option("--validation", help="Share of the images for the validation split.")]
-TestOption = Annotated[float, typer.Option("--test", help="Share of the images for the test split.")]
+ValidationOption = Annotated[
+    float, typer.Option("--validation", min=0, max=1, help="Share of the images for the validation split.")
+]
+TestOption = Annotated[float, typer.Option("--test", min=0, max=1, help="Share of the images for the test split.")]
 MaxBadOption = Annotated[
     float,
     typer.Option(
         "--max-bad",
+        min=0,
+        max=1,
         help="Largest share of images that may be left out because they are missing, unreadable, duplicates, of "
         "two classes with the same pixels, or too small (the short side below 16 pixels or half of --size).",
     ),
@@ -92,7 +97,11 @@ FolderNameOption = Annotated[
 WorkersOption = Annotated[
     int | None,
     typer.Option(
-        "--workers", min=1, help="Threads that decode and encode images.", show_default="all cores, at most 16"
+        "--workers",
+        min=1,
+        max=MAX_THREADS,
+        help="Threads that decode and encode images.",
+        show_default="all cores, at most 16",
     ),
 ]
 AirogsGroupsOption = Annotated[
@@ -109,12 +118,16 @@ OwnValidationOption = Annotated[
     float,
     typer.Option(
         "--validation",
+        min=0,
+        max=1,
         help="Share of the images for the validation split; of the training images, if the release has a test split.",
     ),
 ]
 OwnTestOption = Annotated[
     float,
-    typer.Option("--test", help="Share of the images for the test split; not used if the release has a test split."),
+    typer.Option(
+        "--test", min=0, max=1, help="Share of the images for the test split; not used if the release has a test split."
+    ),
 ]
 FindingOption = Annotated[
     str, typer.Option("--finding", help="Column of train.csv that is the positive class, any of the 14 findings.")
@@ -188,7 +201,10 @@ GroupColumnOption = Annotated[
     ),
 ]
 NumImagesOption = Annotated[
-    int, typer.Option("--num-images", "-n", min=1, help="Number of images in all, half of them of each class.")
+    int,
+    typer.Option(
+        "--num-images", "-n", min=1, max=MAX_PHANTOMS, help="Number of images in all, half of them of each class."
+    ),
 ]
 PhantomSizeOption = Annotated[
     int, typer.Option("--size", min=32, max=1024, help="Width and height of the images, in pixels.")

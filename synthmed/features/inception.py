@@ -19,6 +19,7 @@ from synthmed.features.names import HOW_TO_GET, INCEPTION_FILE, INCEPTION_URL, c
 from synthmed.features.slices import compute
 from synthmed.files.content import hash_file, hash_json
 from synthmed.formats.weight_files import fit_weights, read_weights
+from synthmed.runtime.network import check_connection
 from synthmed.runtime.progress import log
 
 VERSION = 1  # of the features: to be raised whenever the same image gives others
@@ -79,6 +80,7 @@ def find_inception_weights(*, download: bool) -> Path:
 def _download(path: Path) -> None:
     log(f"fetching {INCEPTION_URL}")
     try:
+        check_connection(INCEPTION_URL)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Written under another name, checked, then renamed.
         torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix=HASH_PREFIX, progress=False)

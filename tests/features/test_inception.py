@@ -99,7 +99,8 @@ def test_wrong_weights_are_named(state, tmp_path):
 class TestCache:
     @pytest.fixture(autouse=True)
     def hub(self, tmp_path, monkeypatch):
-        """torch's cache, empty."""
+        """torch's cache, empty, and a connection."""
+        monkeypatch.setattr(inception, "check_connection", lambda address: None)
         monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
         return tmp_path / "hub" / "checkpoints" / INCEPTION_FILE
 
