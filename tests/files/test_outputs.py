@@ -129,11 +129,45 @@ def test_json_is_written_in_a_fixed_form(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json") == {"a": [1.5, "é"], "b": 1}
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 200_000])
-def test_broken_json_is_named(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "Expecting value"),
+        (b"{", "Expecting property name"),
+        (b'{"a": 1} 2', "Extra data"),
+        (b"\xff\xfe{\x00}\x00", "byte 0 is not UTF-8"),
+        ('{"a": 1}'.encode("utf-16-le"), "Expecting property name"),
+        (b'\xef\xbb\xbf{"a": 1}', "UTF-8 BOM"),
+        (b'{"a": "\xed\xa0\x80"}', "byte 7 is not UTF-8"),
+        (rb'{"a": ["\ud800"]}', "half a surrogate pair"),
+        (rb'{"\uDc00x": 1}', "half a surrogate pair"),
+        (b'{"a": NaN}', "the number NaN is not finite"),
+        (b"[-Infinity]", "the number -Infinity is not finite"),
+        (b"[1e999]", "the number 1e999 is not finite"),
+        (b"[" + b"9" * 5000 + b"]", "is not finite"),
+        (b'[{"a": 1, "b": 2, "a": 1}]', "the key 'a' stands twice"),
+        (b"[" * 200_000, "nested more than 100 deep"),
+        (b"[" * 101 + b"]" * 101, "nested more than 100 deep"),
+        (b'{"a":' * 101 + b"0" + b"}" * 101, "nested more than 100 deep"),
+    ],
+)
+def test_json_that_strict_readers_refuse_is_named(tmp_path: Path, content: bytes, why: str) -> None:
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(DataError, match=r"cannot read .*a\.json as JSON"):
+    with pytest.raises(DataError, match=r"a\.json is not JSON") as caught:
         read_json(tmp_path / "a.json")
+    assert why in str(caught.value)
+    assert len(str(caught.value).replace(str(tmp_path), "")) < 200 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", [{"a": ["ä", "\U0001f441", "\x00\n", r"C:\udata"]}, [1.5, -0.0, 1e308, 10**300, None], [[[]]] * 200]
+)
+def test_json_that_is_written_here_is_read(tmp_path: Path, value: Any) -> None:
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+    deepest = json.loads("[" * 100 + "]" * 100)
+    write_json(tmp_path / "b.json", deepest)
+    assert read_json(tmp_path / "b.json") == deepest
 
 
 def test_missing_json_is_named(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from synthmed.data.prepare.raw import Problem
 from synthmed.data.shards.plan import SPLITS
 from synthmed.data.shards.samples import MAX_CLASSES, plain_text
 from synthmed.errors import DataError, UsageError
+from synthmed.files.content import parse_json
 from synthmed.runtime.progress import printable
 
 MAX_CLASS_NAME = 200
@@ -76,7 +76,7 @@ class _Listed:
 
 def _from_stylegan(source: ImageSource, place: str) -> _Listed:
     name = place + STYLEGAN_FILE
-    document = _parse(source.read(name), name)
+    document = parse_json(source.read(name), name)
     pairs = document.get("labels") if isinstance(document, dict) else None
     if isinstance(pairs, dict):
         pairs = list(pairs.items())
@@ -99,7 +99,7 @@ def _from_metadata(source: ImageSource, place: str) -> _Listed | None:
     listed = _Listed(name, {})
     for number, line in enumerate(source.read(name).splitlines(), 1):
         where = f"{name}, line {number}"
-        row = _parse(line, where) if line.strip() else {}
+        row = parse_json(line, where) if line.strip() else {}
         if not isinstance(row, dict):
             raise DataError(f"{where} is not an object")
         if not row:
@@ -115,13 +115,6 @@ def _from_metadata(source: ImageSource, place: str) -> _Listed | None:
         if isinstance(label, int) and isinstance(row.get("label_name"), str):
             listed.class_names.setdefault(label, row["label_name"])
     return listed if listed.labels else None
-
-
-def _parse(data: bytes, name: str) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name} is not JSON: {error}") from error
 
 
 def _check_label(value: Any, where: str) -> int | str:

@@ -6,7 +6,6 @@ Whatever a shard holds, it can only raise a DataError that names the file and th
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import IO, Any, NoReturn
 
 from synthmed.data.shards.tar import walk_tar
 from synthmed.errors import DataError
+from synthmed.files.content import parse_json
 from synthmed.files.storage import file_size, naming_read_errors, open_to_read, read_range
 from synthmed.runtime.progress import printable
 
@@ -196,10 +196,7 @@ def _parse_label(shard: Path, key: str, data: bytes) -> int:
 
 
 def _parse_metadata(shard: Path, key: str, data: bytes) -> dict[str, Any]:
-    try:
-        metadata = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{shard}: {key}.json is not JSON: {error}") from error
+    metadata = parse_json(data, f"{shard}: {key}.json")
     if not isinstance(metadata, dict):
         raise DataError(f"{shard}: {key}.json is not an object")
     return metadata
