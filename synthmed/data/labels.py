@@ -10,6 +10,9 @@ from typing import Any, overload
 
 from synthmed.errors import DataError, UsageError, nearest
 
+MAX_CLASSES = 10_000
+MAX_CLASS_NAME = 200
+
 
 @dataclass(frozen=True)
 class Classes(Sequence[str]):
@@ -18,7 +21,7 @@ class Classes(Sequence[str]):
     Two are equal where their names are: aliases and the positive class are only said beside them.
 
     Raises:
-        DataError: A name stands twice, or an alias or the positive class means none of them.
+        DataError: They are too many, a name stands twice, or an alias or the positive class means none of them.
     """
 
     names: tuple[str, ...] = ()
@@ -29,6 +32,8 @@ class Classes(Sequence[str]):
     """The class whose score AUROC ranks; `None` where nobody named one."""
 
     def __post_init__(self) -> None:
+        if (number := max(len(self.names), len(self.aliases))) > MAX_CLASSES:
+            raise DataError(f"there are {number} names of classes", f"at most {MAX_CLASSES}")
         if len(set(self.names)) != len(self.names):
             raise DataError(f"classes are {list(self.names)}", "no name may stand twice")
         for alias, name in self.aliases.items():

@@ -8,16 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from synthmed.data.labels import Classes
+from synthmed.data.labels import MAX_CLASS_NAME, MAX_CLASSES, Classes
+from synthmed.data.pack.shards import Samples
 from synthmed.data.pack.sources import METADATA_FILE, STYLEGAN_FILE, ImageSource
 from synthmed.data.prepare.raw import Problem
 from synthmed.data.shards.plan import SPLITS
-from synthmed.data.shards.samples import MAX_CLASSES, plain_text
+from synthmed.data.shards.samples import plain_text
 from synthmed.errors import DataError, UsageError
 from synthmed.files.content import parse_json
 from synthmed.runtime.progress import printable
-
-MAX_CLASS_NAME = 200
 
 
 @dataclass
@@ -40,8 +39,9 @@ def read_labels(source: ImageSource, chosen: Sequence[str] = ()) -> Labels:
     """Return the labels of all images of a source.
 
     The first of these counts: a `dataset.json` as StyleGAN has it (`{"labels": [["00000/img00000000.png", 3], ...]}`,
-    class names in `classes` if it has that), a `metadata.jsonl` with `file_name`, `label` and perhaps `group`, or the
-    folders: below all folders that every image has in common, the outermost names the class.
+    class names in `classes` if it has that), a `metadata.jsonl` with `file_name`, `label` and perhaps `group`, what
+    shards have beside each image, or the folders: below all folders that every image has in common, the outermost
+    names the class.
 
     Args:
         source: The images.
@@ -61,6 +61,8 @@ def read_labels(source: ImageSource, chosen: Sequence[str] = ()) -> Labels:
             return _finish(source, images, _from_stylegan(source, place), chosen)
         if place + METADATA_FILE in source.files and (listed := _from_metadata(source, place)):
             return _finish(source, images, listed, chosen)
+    if source.samples != Samples():
+        return _finish(source, images, _from_samples(source), chosen)
     return _from_folders(source, images, len(common), chosen)
 
 
@@ -72,6 +74,15 @@ class _Listed:
     labels: dict[str, int | str]
     class_names: dict[int, str] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, name: str, row: Mapping[str, Any], where: str) -> None:
+        """Take what a row says of an image."""
+        label = self.labels[name] = _check_label(row.get("label"), where)
+        if group := plain_text(row.get("group")):
+            self.groups[name] = group
+        if isinstance(label, int) and isinstance(row.get("label_name"), str):
+            self.class_names.setdefault(label, row["label_name"])
 
 
 def _from_stylegan(source: ImageSource, place: str) -> _Listed:
@@ -108,13 +119,20 @@ def _from_metadata(source: ImageSource, place: str) -> _Listed | None:
             return None
         if not isinstance(row.get("file_name"), str):
             raise DataError(f"{where} has no file_name")
-        label = _check_label(row.get("label"), where)
-        listed.labels[place + row["file_name"]] = label
-        if group := plain_text(row.get("group")):
-            listed.groups[place + row["file_name"]] = group
-        if isinstance(label, int) and isinstance(row.get("label_name"), str):
-            listed.class_names.setdefault(label, row["label_name"])
+        listed.add(place + row["file_name"], row, where)
     return listed if listed.labels else None
+
+
+def _from_samples(source: ImageSource) -> _Listed:
+    samples = source.samples
+    if not samples.rows:
+        first = samples.problems[0]
+        raise DataError(f"{source.path} holds no image with a label; the first: {first.source}: {first.detail}")
+    listed = _Listed("the shards", {}, problems=samples.problems)
+    for name, row in samples.rows.items():
+        listed.add(name, row, name)
+    listed.class_names = dict(enumerate(samples.class_names)) | listed.class_names
+    return listed
 
 
 def _check_label(value: Any, where: str) -> int | str:
@@ -132,7 +150,7 @@ def _finish(source: ImageSource, images: Sequence[str], listed: _Listed, chosen:
     classes = _class_names(listed, chosen)
     index = {name: label for label, name in enumerate(classes)}
     there, refused = set(images), {problem.source for problem in source.problems}
-    found = Labels(f"labels from {listed.name}", _check_classes(classes), {})
+    found = Labels(f"labels from {listed.name}", _check_classes(classes), {}, [*listed.problems])
     for name, label in listed.labels.items():
         if name in there:
             found.labels[name] = label if isinstance(label, int) else index[label]
@@ -140,7 +158,7 @@ def _finish(source: ImageSource, images: Sequence[str], listed: _Listed, chosen:
             found.problems.append(Problem(printable(name), "missing", f"listed in {listed.name}, but not there"))
     if found.labels.keys() <= listed.groups.keys():
         found.groups = {name: listed.groups[name] for name in found.labels}
-    found.num_unlisted = len(there) - len(found.labels)
+    found.num_unlisted = len(there) - len(found.labels) - len(listed.problems)
     return found
 
 

@@ -1,4 +1,4 @@
-"""A folder, a zip or a tar of images as one thing: names, sizes, and the bytes of one file at a time.
+"""A folder, a zip, a tar or shards of images as one thing: names, sizes, and the bytes of one file at a time.
 
 Archives are never unpacked, and nothing but images and label files is ever read.
 """
@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import lzma
-import os
 import re
 import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from synthmed.data.images import IMAGE_SUFFIXES
+from synthmed.data.pack.shards import Place, Samples, find_tars, is_sidecar, read_samples
 from synthmed.data.prepare.raw import Problem
 from synthmed.data.prepare.scan import read_file
 from synthmed.data.prepare.tables import find_files
 from synthmed.data.shards.samples import MAX_IMAGE_BYTES
 from synthmed.data.shards.tar import walk_tar
 from synthmed.errors import DataError
+from synthmed.files.storage import read_range
 from synthmed.runtime.progress import printable
 
 STYLEGAN_FILE = "dataset.json"
@@ -59,6 +60,8 @@ class ImageSource:
     """Images that are not read for what their name or kind is."""
     num_others: int = 0
     """Files that are no images; they are never opened."""
+    samples: Samples = field(default_factory=Samples)
+    """What shards say of their images."""
 
     def images(self) -> list[str]:
         """Return the names of all images, sorted."""
@@ -105,7 +108,7 @@ class ImageSource:
 
 @contextlib.contextmanager
 def open_source(path: Path) -> Iterator[ImageSource]:
-    """Open a folder, a zip or an uncompressed tar of images.
+    """Open a folder, a zip or an uncompressed tar of images, or shards in whatever form: a tar or a folder of tars.
 
     Raises:
         DataError: It is none of them, or broken.
@@ -115,6 +118,8 @@ def open_source(path: Path) -> Iterator[ImageSource]:
         for file in find_files(path):
             problem = "" if file.is_file() else "it is not a file"
             source.add(file.relative_to(path).as_posix(), file.stat().st_size if not problem else 0, problem)
+        if not source.images() and (tars := find_tars(path)):
+            source = _open_tars(path, tars)
         yield source
         return
     if not path.is_file():
@@ -123,7 +128,8 @@ def open_source(path: Path) -> Iterator[ImageSource]:
         try:
             with path.open("rb") as archive:
                 start = archive.read(8)
-            source = stack.enter_context(_open_zip(path) if start.startswith(b"PK") else _open_tar(path, start))
+            _refuse_compressed(path, start)
+            source = stack.enter_context(_open_zip(path)) if start.startswith(b"PK") else _open_tars(path, [path])
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror}") from error
         yield source
@@ -157,18 +163,27 @@ def _read_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         return file.read(info.file_size)
 
 
-@contextlib.contextmanager
-def _open_tar(path: Path, start: bytes) -> Iterator[ImageSource]:
+def _refuse_compressed(path: Path, start: bytes) -> None:
     for magic, program in COMPRESSED.items():
         if start.startswith(magic):
             raise DataError(f"{path} is compressed with {program}", "decompress it: images are read in any order")
-    with path.open("rb") as file:
-        places: dict[str, tuple[int, int]] = {}
-        # Threads read at the same time, so nobody may move a position that others rely on.
-        source = ImageSource(path, lambda name: os.pread(file.fileno(), *places[name]))
-        for info in walk_tar(path, file):
-            name = info.name.removeprefix("./")
-            problem = "" if info.isreg() and not info.issparse() else "it is a link or a device"
-            if not info.isdir() and source.add(name, info.size, problem):
-                places[name] = (info.size, info.offset_data)
-        yield source
+
+
+def _open_tars(path: Path, tars: Sequence[Path]) -> ImageSource:
+    """Return the images of one tar, or of all tars of a folder under the tar's name, with the labels of shards."""
+    places: dict[str, Place] = {}
+    sidecars: dict[str, Place] = {}
+    source = ImageSource(path, lambda name: read_range(*places[name]))
+    for tar in tars:
+        with tar.open("rb") as file:
+            for info in walk_tar(tar, file):
+                name = info.name.removeprefix("./") if tar == path else f"{tar.stem}/{info.name.removeprefix('./')}"
+                place = tar, info.offset_data, info.size
+                problem = "" if info.isreg() and not info.issparse() else "it is a link or a device"
+                if is_sidecar(name) and PurePosixPath(name).name not in LABEL_FILES and not problem:
+                    sidecars[name] = place
+                elif not info.isdir() and source.add(name, info.size, problem):
+                    places[name] = place
+    if sidecars:
+        source.samples = read_samples(path, source.images(), sidecars)
+    return source

@@ -68,11 +68,17 @@ def read_stats(shard: Path) -> ShardStats | None:
         size = file_size(shard)
         if size is None or file_size(path) is None:
             return None
-    try:
-        stats = ShardStats(**read_json(path))
-    except TypeError as error:
-        raise DataError(f"{path} is not a shard's stats file", "delete it to have the shard written again") from error
-    return stats if stats.size == size else None
+    found = read_json(path)
+    if not (isinstance(found, dict) and _are_stats(found) and found["shard"] == shard.name):
+        raise DataError(f"{path} is not the stats file of {shard.name}", "delete it to have the shard written again")
+    return ShardStats(**found) if found["size"] == size else None
+
+
+def _are_stats(found: dict[str, Any]) -> bool:
+    types = {"shard": str, "num_samples": int, "class_counts": dict, "sha256": str, "size": int, "samples": list}
+    if found.keys() != types.keys() or not all(isinstance(found[name], kind) for name, kind in types.items()):
+        return False
+    return all(isinstance(number, int) for number in found["class_counts"].values())
 
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> ShardStats:
