@@ -182,7 +182,8 @@ def _from_folders(source: ImageSource, images: Sequence[str], depth: int, chosen
     if not found:
         raise DataError(
             f"{source.path} has no class folders" + (f" called {' or '.join(chosen)}" if chosen else ""),
-            f"one folder a class, a {STYLEGAN_FILE}, or --class NAME where the only folder is the class",
+            f"one folder a class, a {STYLEGAN_FILE}, beside each image of a shard a .cls or a .json with its label, or "
+            "--class NAME where the only folder is the class",
         )
     if found <= {*SPLITS, "val"}:
         raise DataError(

@@ -23,12 +23,17 @@ CLASS_FILES = ("classes.txt", "classnames.txt")
 """Names of classes in label order, one a line, beside the shards."""
 MAX_CLASS_FILE_BYTES = 1_000_000
 
+_SIDECARS = (".cls", ".json")
 _KEPT = ("label_name", "group", "synthetic", "generator")
 
 Place = tuple[Path, int, int]
 """File, offset and length in bytes."""
 
 _SPLIT_WORD = re.compile(r"(?<![a-z])(train|val|test)(?:ing|id|idation)?(?![a-z])")
+
+
+class _BadLabelError(DataError):
+    """A label is stated, but is none."""
 
 
 @dataclass
@@ -44,7 +49,7 @@ class Samples:
 
 def is_sidecar(name: str) -> bool:
     """Say whether a member describes the image of the same name."""
-    return PurePosixPath(name).suffix.lower() in (".cls", ".json")
+    return PurePosixPath(name).suffix.lower() in _SIDECARS
 
 
 def find_tars(folder: Path) -> list[Path]:
@@ -74,18 +79,33 @@ def read_samples(path: Path, images: Iterable[str], sidecars: Mapping[str, Place
     Raises:
         DataError: The file of class names cannot be used.
     """
-    by_stem = {str(PurePosixPath(name).with_suffix(PurePosixPath(name).suffix.lower())): name for name in sidecars}
+    places = {_with_suffix(name, PurePosixPath(name).suffix.lower()): (name, place) for name, place in sidecars.items()}
     found = Samples()
     for name in images:
-        members = [by_stem.get(str(PurePosixPath(name).with_suffix(suffix))) for suffix in (".cls", ".json")]
+        members = [places.get(_with_suffix(name, suffix)) for suffix in _SIDECARS]
+        # Of another member of a sample, such as KEY.mask.png, nothing is to be said.
+        if not any(members) and any(_key(name) + suffix in places for suffix in _SIDECARS):
+            continue
         try:
-            found.rows[name] = _read_row(*((member, sidecars[member]) if member else None for member in members))
+            found.rows[name] = _read_row(*members)
+        except _BadLabelError as error:
+            found.problems.append(Problem(name, "bad label", str(error)))
         except DataError as error:
             found.problems.append(Problem(name, "no label", str(error)))
-    if not found.rows and not any(name.endswith(".cls") for name in by_stem):
+    bad = any(problem.reason == "bad label" for problem in found.problems)
+    if not (found.rows or bad or any(name.endswith(".cls") for name in places)):
         return Samples()
     found.class_names = _read_class_names(path if path.is_dir() else path.parent)
     return found
+
+
+def _key(name: str) -> str:
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.partition(".")[0]
+
+
+def _with_suffix(name: str, suffix: str) -> str:
+    return str(PurePosixPath(name).with_suffix(suffix))
 
 
 def _read_row(cls: tuple[str, Place] | None, json: tuple[str, Place] | None) -> dict[str, Any]:
@@ -97,7 +117,7 @@ def _read_row(cls: tuple[str, Place] | None, json: tuple[str, Place] | None) -> 
     if cls:
         label = _parse_label(_read(*cls, MAX_LABEL_BYTES).decode("utf-8", "replace").strip(), cls[0])
         if isinstance(stated, int) and stated != label:
-            raise DataError(f"{cls[0]} is {label}, but the .json says {stated}")
+            raise _BadLabelError(f"{cls[0]} is {label}, but the .json says {stated}")
         # A word beside a number is the name of the class.
         return {"label_name": stated, **row, "label": label}
     if json is None or stated is None:
@@ -122,7 +142,7 @@ def _parse_label(value: Any, name: str) -> int | str:
             return value
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_CLASSES:
         return value
-    raise DataError(f"{name} has no label: {value!r:.100}", f"a whole number from 0 to {MAX_CLASSES - 1} or a word")
+    raise _BadLabelError(f"{name} has no label: {value!r:.100}", f"a number from 0 to {MAX_CLASSES - 1}, or a word")
 
 
 def _read_class_names(folder: Path) -> tuple[str, ...]:

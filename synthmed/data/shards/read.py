@@ -21,6 +21,7 @@ from synthmed.data.shards.write import read_stats
 from synthmed.errors import DataError
 from synthmed.files.content import hash_file, hash_json, read_json
 from synthmed.files.storage import file_size, list_folder, naming_read_errors
+from synthmed.runtime.progress import log
 
 MAX_RUN_FILE_BYTES = 8 << 20
 SHARD_PATTERN = re.compile(r"(?P<split>[A-Za-z0-9_]+)-(?P<number>[0-9]{1,9})\.tar")
@@ -105,7 +106,12 @@ def open_folder(folder: Path, split: str) -> ShardFolder:
 
 def find_splits(folder: Path) -> list[str]:
     """Return the splits of which a folder has shards: train, validation, test, and other words after them."""
-    return sort_splits({split for split, _ in _list_shards(folder)})
+    found = _list_shards(folder)
+    with naming_read_errors(folder):
+        others = [path for path in list_folder(folder) if path.suffix == ".tar"] if found else []
+    if other := sorted(set(others) - {path for _, path in found}):
+        log(f"{folder}: {len(other)} tars are passed over, not called SPLIT-NUMBER.tar: {other[0].name}")
+    return sort_splits({split for split, _ in found})
 
 
 def sort_splits(splits: Iterable[str]) -> list[str]:
@@ -145,7 +151,7 @@ def refuse_without_shards(folder: Path) -> NoReturn:
     if not tars:
         raise DataError(f"{folder} holds no shards", "see synthmed prepare --help")
     raise DataError(
-        f"{folder} holds {len(tars)} tars, but none is called SPLIT-NUMBER.tar, as train-000000.tar is: {tars[0]}",
+        f"{folder} holds tars, but none is called SPLIT-NUMBER.tar, as train-000000.tar is; the first: {tars[0]}",
         f"synthmed pack {folder} -o OUT makes such shards of them",
     )
 

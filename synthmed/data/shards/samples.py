@@ -146,7 +146,7 @@ def walk_samples(
         empty, match = False, _MEMBER.fullmatch(info.name)
         if match is None or (problem := _member_problem(info, match)):
             problem = "is not named <key>.<extension>" if match is None else problem
-            report(DataError(f"{shard}: member {info.name[:200]!r} {problem}", "see the shard contract in the README"))
+            report(DataError(f"{shard}: member {info.name[:200]!r} {problem}", "synthmed pack passes over such files"))
             continue
         extension = match["extension"].lower()
         if match["key"] != key:
