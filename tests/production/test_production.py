@@ -17,7 +17,6 @@ from PIL.PngImagePlugin import PngImageFile
 
 from synthmed.data.images import encode_image
 from synthmed.data.labels import Classes
-from synthmed.data.shards import write
 from synthmed.data.shards.write import Sample, write_shard
 from synthmed.data.verify.folder import verify_folder
 from synthmed.errors import CheckpointError, DataError, DeviceError, ResumeError, UsageError
@@ -386,7 +385,7 @@ def test_shares_of_several_processes_make_up_the_whole(config, tmp_path):
 
 def test_equal_command_that_finishes_meanwhile_is_not_disturbed(config, tmp_path, monkeypatch):
     """The other one makes the whole folder while this one has written its first shard but not yet finished it."""
-    out, hash_part, others = tmp_path / "out", write.hash_file, []
+    out, others = tmp_path / "out", []
 
     def state():
         return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in out.rglob("train-*")}
@@ -395,9 +394,9 @@ def test_equal_command_that_finishes_meanwhile_is_not_disturbed(config, tmp_path
         monkeypatch.undo()
         others.append(generate(config, out, device="cpu"))
         others.append(state())
-        return hash_part(part)
+        return hash_file(part)
 
-    monkeypatch.setattr(write, "hash_file", hash_after_the_other)
+    monkeypatch.setattr("synthmed.data.shards.write.hash_file", hash_after_the_other)
     mine = generate(config, out, device="cpu")
     other, finished = others
     assert (other["made_now"], other["unfinished_shards"], mine["unfinished_shards"]) == (24, 0, 0)
