@@ -27,7 +27,13 @@ from synthmed.data.shards.card import NOT_STATED
 if TYPE_CHECKING:
     from synthmed.data.pack.pack import PackReport
 
-SourceArgument = Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder, zip or uncompressed tar of images.")]
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SOURCE",
+        help="Folder, zip or uncompressed tar of images; or shards of any writer: one, or a folder of them.",
+    ),
+]
 SplitOption = Annotated[
     Literal["train", "validation", "test"], typer.Option("--split", help="Split that the images become.")
 ]
@@ -95,10 +101,12 @@ def pack(
     """Make shards of any images with labels, such as those of another generator. The same command resumes.
 
     Labels come from StyleGAN's dataset.json, from a metadata.jsonl with
-    file_name, label and perhaps group (the patient), or from the folders: one
-    per class, with images in any depth below. Archives are not unpacked. Images
-    are not resized; `synthmed prepare images` does that. Images that cannot be
-    used are named in DIR/.synthmed/left_out.jsonl.
+    file_name, label and perhaps group (the patient), of shards from KEY.cls or
+    the label in KEY.json, with the names in classes.txt beside them if that is
+    there, or from the folders: one per class, with images in any depth below.
+    Archives are not unpacked. Images are not resized; `synthmed prepare images`
+    does that. Images that cannot be used are named in
+    DIR/.synthmed/left_out.jsonl.
 
     Examples:
 

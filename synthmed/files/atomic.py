@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from synthmed.files.locks import try_lock
+from synthmed.files.locks import wait_for_lock
 from synthmed.files.storage import (
     is_remote,
     naming_write_errors,
@@ -24,35 +24,51 @@ from synthmed.files.storage import (
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """Yield a local path to write to; its file is then flushed to disk and appears as `path`, whole or not at all.
 
     What goes to a store is uploaded from a temporary file, which needs its space on this machine.
 
+    Args:
+        path: Final name.
+        flush: False leaves it to the caller to flush many files at once.
+
     Raises:
         DeviceError: The disk is full, the quota used up or the folder read-only, or the store fails.
     """
-    with (_uploaded if is_remote(path) else _renamed)(path) as part:
+    with _uploaded(path) if is_remote(path) else _renamed(path, flush) as part:
         yield part
 
 
 @contextlib.contextmanager
-def _renamed(path: Path) -> Iterator[Path]:
-    # A name of its own, so that two processes that write the same file never write into each other's.
-    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+def _renamed(path: Path, flush: bool) -> Iterator[Path]:
     with naming_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        part, lock = _open_part(path)
         try:
-            with open(part, "wb") as lock:
-                try_lock(lock)
+            with lock:
                 yield part
-                with open(part, "rb") as file:
-                    os.fsync(file.fileno())
+                if flush:
+                    with open(part, "rb") as file:
+                        os.fsync(file.fileno())
                 os.replace(part, path)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+        if flush:
+            sync_folder(path.parent)
+
+
+def _open_part(path: Path) -> tuple[Path, IO[bytes]]:
+    """Return a new file beside `path`, locked, and so left alone by other processes; each has a name of its own."""
+    while True:
+        part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+        lock = open(part, "wb")  # noqa: SIM115 - handed on
+        wait_for_lock(lock)
+        # Before it was locked, another process may have removed it as left of a killed run.
+        if os.fstat(lock.fileno()).st_nlink:
+            return part, lock
+        lock.close()
 
 
 @contextlib.contextmanager
@@ -66,9 +82,9 @@ def _uploaded(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open `path` for writing so that it appears whole or not at all; raises as `atomic_path`."""
-    with atomic_path(path) as part, open(part, "wb") as file:
+def atomic_file(path: Path, *, flush: bool = True) -> Iterator[IO[bytes]]:
+    """Open `path` for writing so that it appears whole or not at all; as `atomic_path`."""
+    with atomic_path(path, flush=flush) as part, open(part, "wb") as file:
         yield file
 
 

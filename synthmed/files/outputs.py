@@ -17,7 +17,7 @@ from typing import Any
 from synthmed.errors import ResumeError
 from synthmed.files.atomic import write_json
 from synthmed.files.content import read_json
-from synthmed.files.locks import try_lock
+from synthmed.files.locks import enter_folder, try_lock
 from synthmed.files.storage import (
     file_size,
     is_remote,
@@ -29,7 +29,7 @@ from synthmed.files.storage import (
 STATE_FOLDER = ".synthmed"
 
 
-def _remove_stale_parts(folders: Iterable[Path]) -> None:
+def remove_stale_parts(folders: Iterable[Path]) -> None:
     """Remove what a killed run left under temporary names; what a live process is writing stays."""
     for part in (part for folder in folders if not is_remote(folder) for part in folder.glob("*.part")):
         with contextlib.suppress(FileNotFoundError), open(part, "rb") as file:
@@ -57,12 +57,17 @@ def open_output(
     """
     path = folder / name
     wanted = json.loads(json.dumps(config))
-    with naming_write_errors(folder):
-        _remove_stale_parts({folder, path.parent})
+    with naming_write_errors(folder), enter_folder(folder) as alone:
+        remove_stale_parts({folder, path.parent})
         if file_size(path) is not None:
-            differing = differences(_take_over(path, wanted, may_differ), wanted)
+            differing = differences(_take_over(path, wanted, may_differ if alone else ()), wanted)
             if not differing:
                 return True
+            if not alone:
+                raise ResumeError(
+                    f"another command is at work in {folder} with other settings: {'; '.join(differing)}",
+                    "wait for its end, or use another folder",
+                )
             if not overwrite:
                 raise ResumeError(
                     f"{folder} was made with other settings: {'; '.join(differing)}",
@@ -123,7 +128,8 @@ def clear_folder(folder: Path) -> None:
     """Empty a folder that is ours."""
     with naming_write_errors(folder):
         for entry in list_folder(folder):
-            remove(entry)
+            with contextlib.suppress(FileNotFoundError):
+                remove(entry)
 
 
 def differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:

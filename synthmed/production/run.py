@@ -76,16 +76,21 @@ def generate(
 def _make(
     renderer: Renderer, config: GenerateConfig, chosen: Sequence[int], paths: Sequence[Path]
 ) -> tuple[int, float]:
-    """Write the chosen shards, and return the number of images and the seconds spent sampling."""
+    """Write the chosen shards that nobody else has made, and return the number of images and seconds of sampling."""
+    made = 0
     expected = estimate(config, renderer, chosen)
     log(str(expected))
     with progress("generating", expected.images, "images") as advance, ShardWriter() as writer:
         for index, images in plan(config, chosen):
+            if read_stats(paths[index]) is not None:  # another process of the same command was faster
+                advance(len(images))
+                continue
             with writer.shard(paths[index]) as put:
                 for batch in renderer.batches(images):
                     put(batch)
                     advance(len(batch))
-    return expected.images, renderer.sampling_sec
+            made += len(images)
+    return made, renderer.sampling_sec
 
 
 def _count_images(config: GenerateConfig, unfinished: Collection[int]) -> dict[str, int]:

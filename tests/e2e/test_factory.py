@@ -126,6 +126,17 @@ print(json.dumps(codes))
     assert hashes(tmp_path / "1") == hashes(tmp_path / "2") == hashes(tmp_path / "3")
 
 
+def test_equal_commands_at_once_both_end_well(tmp_path: Path) -> None:
+    script = """
+words = ["generate", "--dataset", "phantom-fundus", "--balanced", "-n", "32", "--steps", "2", "-o"]
+children = [start([*words, "out"]) for _ in range(2)]
+codes = [wait(child) for child in children]
+print(json.dumps([*codes, wait(start([*words, "one"])), wait(start(["verify", "out"]))]))
+"""
+    assert drive(tmp_path, script) == [0, 0, 0, 0]
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "one")
+
+
 def test_shards_of_a_dead_process_are_done_by_the_next_start(tmp_path: Path, words: list[str]) -> None:
     script = """
 assert wait(start([*given["words"], "-o", "whole"])) == 0

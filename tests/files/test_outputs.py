@@ -1,21 +1,24 @@
 """Atomic files, the claim on an output folder, and signals."""
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from synthmed.errors import DataError, DeviceError, Interrupted, ResumeError
+from synthmed.files import atomic
 from synthmed.files.atomic import atomic_file, atomic_path, write_bytes, write_json
 from synthmed.files.content import hash_json, read_json
-from synthmed.files.locks import claim_file
-from synthmed.files.outputs import open_output
+from synthmed.files.locks import MAX_ENTERED, claim_file, enter_folder
+from synthmed.files.outputs import open_output, remove_stale_parts
 from synthmed.runtime.signals import StopSignal
 
 CONFIG = {"seed": 1, "sampler": {"steps": 20, "eta": 0.0}, "classes": ["a", "b"]}
@@ -129,11 +132,45 @@ def test_json_is_written_in_a_fixed_form(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json") == {"a": [1.5, "é"], "b": 1}
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 200_000])
-def test_broken_json_is_named(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "Expecting value"),
+        (b"{", "Expecting property name"),
+        (b'{"a": 1} 2', "Extra data"),
+        (b"\xff\xfe{\x00}\x00", "byte 0 is not UTF-8"),
+        ('{"a": 1}'.encode("utf-16-le"), "Expecting property name"),
+        (b'\xef\xbb\xbf{"a": 1}', "UTF-8 BOM"),
+        (b'{"a": "\xed\xa0\x80"}', "byte 7 is not UTF-8"),
+        (rb'{"a": ["\ud800"]}', "half a surrogate pair"),
+        (rb'{"\uDc00x": 1}', "half a surrogate pair"),
+        (b'{"a": NaN}', "the number NaN is not finite"),
+        (b"[-Infinity]", "the number -Infinity is not finite"),
+        (b"[1e999]", "the number 1e999 is not finite"),
+        (b"[" + b"9" * 5000 + b"]", "is not finite"),
+        (b'[{"a": 1, "b": 2, "a": 1}]', "the key 'a' stands twice"),
+        (b"[" * 200_000, "nested more than 100 deep"),
+        (b"[" * 101 + b"]" * 101, "nested more than 100 deep"),
+        (b'{"a":' * 101 + b"0" + b"}" * 101, "nested more than 100 deep"),
+    ],
+)
+def test_json_that_strict_readers_refuse_is_named(tmp_path: Path, content: bytes, why: str) -> None:
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(DataError, match=r"cannot read .*a\.json as JSON"):
+    with pytest.raises(DataError, match=r"a\.json is not JSON") as caught:
         read_json(tmp_path / "a.json")
+    assert why in str(caught.value)
+    assert len(str(caught.value).replace(str(tmp_path), "")) < 200 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", [{"a": ["ä", "\U0001f441", "\x00\n", r"C:\udata"]}, [1.5, -0.0, 1e308, 10**300, None], [[[]]] * 200]
+)
+def test_json_that_is_written_here_is_read(tmp_path: Path, value: Any) -> None:
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+    deepest = json.loads("[" * 100 + "]" * 100)
+    write_json(tmp_path / "b.json", deepest)
+    assert read_json(tmp_path / "b.json") == deepest
 
 
 def test_missing_json_is_named(tmp_path: Path) -> None:
@@ -217,6 +254,63 @@ def test_part_that_another_process_is_writing_is_left_alone(tmp_path: Path) -> N
     assert (tmp_path / "shard.tar").read_bytes() == b"half whole"
 
 
+def test_part_that_was_taken_for_a_killed_runs_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process starts between the making of a temporary file and its lock, and tidies up."""
+
+    def tidy_first(_: object) -> None:
+        monkeypatch.undo()
+        remove_stale_parts([tmp_path])
+        assert not list(tmp_path.iterdir())
+
+    monkeypatch.setattr(atomic, "wait_for_lock", tidy_first)
+    write_bytes(tmp_path / "a.bin", b"whole")
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("a.bin", b"whole")]
+
+
+@contextlib.contextmanager
+def other_process(folder: Path) -> Iterator[None]:
+    """Be at work in a folder as another process is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    yield
+    os.close(descriptor)
+
+
+def test_folder_in_which_another_process_works_is_shared_but_not_changed(tmp_path: Path) -> None:
+    claim(tmp_path)
+    (tmp_path / "work").touch()
+    with other_process(tmp_path):
+        for overwrite in (False, True):
+            assert claim(tmp_path, overwrite=overwrite) is True
+            with pytest.raises(ResumeError, match=r"another command is at work in .* settings: seed: 1 there, 2 asked"):
+                claim(tmp_path, {**CONFIG, "seed": 2}, overwrite=overwrite)
+        with pytest.raises(ResumeError, match="another command is at work"):
+            open_output(tmp_path, {**CONFIG, "seed": 2}, name=".synthmed/run.json", may_differ=["seed"])
+        assert read_json(tmp_path / ".synthmed" / "run.json") == CONFIG and (tmp_path / "work").exists()
+    assert claim(tmp_path, {**CONFIG, "seed": 2}, overwrite=True) is False
+    assert not (tmp_path / "work").exists()
+
+
+def test_other_processes_wait_while_one_decides_what_a_folder_is_for(tmp_path: Path) -> None:
+    with enter_folder(tmp_path / "new") as alone:
+        assert alone
+        descriptor = os.open(tmp_path / "new", os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    with enter_folder(tmp_path / "new") as alone:
+        assert not alone
+    os.close(descriptor)
+
+
+def test_many_folders_are_not_held_for_ever(tmp_path: Path) -> None:
+    for number in range(MAX_ENTERED + 3):
+        claim(tmp_path / str(number))
+    descriptor = os.open(tmp_path / "0", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(descriptor)
+
+
 def test_claim_killed_half_way_does_not_block_the_same_command(tmp_path: Path) -> None:
     (tmp_path / ".synthmed").mkdir()
     (tmp_path / ".synthmed" / "run.json.part").write_bytes(b'{"see')
@@ -273,3 +367,7 @@ def test_what_cannot_be_locked_is_everybodys(tmp_path: Path, monkeypatch: pytest
     with claim_file(tmp_path / "a") as first, claim_file(tmp_path / "a") as second:
         assert first
         assert second
+    with enter_folder(tmp_path) as alone:
+        assert alone
+    write_bytes(tmp_path / "b", b"whole")
+    assert (tmp_path / "b").read_bytes() == b"whole"

@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngImageFile
 from synthmed.data.images import encode_image
 from synthmed.data.labels import Classes
 from synthmed.data.shards.write import Sample, write_shard
+from synthmed.data.verify.folder import verify_folder
 from synthmed.errors import CheckpointError, DataError, DeviceError, ResumeError, UsageError
 from synthmed.files.content import hash_file
 from synthmed.formats.model_files import save_model
@@ -109,6 +110,13 @@ def test_other_than_square_images_and_what_their_folder_says(config, save_tiny_m
     assert "16 pixels high and 40 wide" in (tmp_path / "out" / "README.md").read_text()
     assert json.loads((tmp_path / "out" / ".synthmed" / "run.json").read_text())["folder"]["size"] == [16, 40]
     assert generate(wide, tmp_path / "out", device="cpu")["made_now"] == 0
+    assert verify_folder(tmp_path / "out").problems == ()
+    run = json.loads((tmp_path / "out" / ".synthmed" / "run.json").read_text())
+    run["folder"]["size"] = [40, 16]
+    (tmp_path / "out" / ".synthmed" / "run.json").write_text(json.dumps(run))
+    report = verify_folder(tmp_path / "out")
+    assert report.num_problems == 4
+    assert report.problems[0].problem.endswith("has 40 x 16 pixels, but 16 x 40 are stated")
 
 
 def test_unconditional_model_makes_images_of_its_one_class(config, tiny_header, change_header, make_tensors, tmp_path):
@@ -375,6 +383,28 @@ def test_shares_of_several_processes_make_up_the_whole(config, tmp_path):
             assert path.read_bytes() == (tmp_path / "three" / path.relative_to(tmp_path / "one")).read_bytes()
     with pytest.raises(UsageError, match="there is no shard 8"):
         generate(config, tmp_path / "one", device="cpu", share=Share({8}))
+
+
+def test_equal_command_that_finishes_meanwhile_is_not_disturbed(config, tmp_path, monkeypatch):
+    """The other one makes the whole folder while this one has written its first shard but not yet finished it."""
+    out, others = tmp_path / "out", []
+
+    def state():
+        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in out.rglob("train-*")}
+
+    def hash_after_the_other(part):
+        monkeypatch.undo()
+        others.append(generate(config, out, device="cpu"))
+        others.append(state())
+        return hash_file(part)
+
+    monkeypatch.setattr("synthmed.data.shards.write.hash_file", hash_after_the_other)
+    mine = generate(config, out, device="cpu")
+    other, finished = others
+    assert (other["made_now"], other["unfinished_shards"], mine["unfinished_shards"]) == (24, 0, 0)
+    assert 3 <= mine["made_now"] < 24
+    assert state() == finished and len(finished) == 16
+    assert verify_folder(out).problems == ()
 
 
 def test_result_counts_the_images_that_are_there(config, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -12,10 +11,12 @@ from typing import Any
 
 from synthmed.data.labels import MAX_CLASSES, Classes
 from synthmed.data.names import check_splits, plain_path, split_names
+from synthmed.data.pack.shards import Samples
 from synthmed.data.pack.sources import METADATA_FILE, STYLEGAN_FILE, ImageSource
 from synthmed.data.prepare.raw import Problem
 from synthmed.data.shards.samples import plain_text
 from synthmed.errors import DataError, UsageError
+from synthmed.files.content import parse_json
 from synthmed.runtime.progress import printable
 
 
@@ -39,8 +40,9 @@ def read_labels(source: ImageSource, chosen: Sequence[str] = ()) -> Labels:
     """Return the labels of all images of a source.
 
     The first of these counts: a `dataset.json` as StyleGAN has it (`{"labels": [["00000/img00000000.png", 3], ...]}`,
-    class names in `classes` if it has that), a `metadata.jsonl` with `file_name`, `label` and perhaps `group`, or the
-    folders: below all folders that every image has in common, the outermost names the class.
+    class names in `classes` if it has that), a `metadata.jsonl` with `file_name`, `label` and perhaps `group`, what
+    shards have beside each image, or the folders: below all folders that every image has in common, the outermost
+    names the class.
 
     Args:
         source: The images.
@@ -63,6 +65,8 @@ def read_labels(source: ImageSource, chosen: Sequence[str] = ()) -> Labels:
             return _finish(source, images, _from_stylegan(source, place), chosen)
         if place + METADATA_FILE in source.files and (listed := _from_metadata(source, place)):
             return _finish(source, images, listed, chosen)
+    if source.samples != Samples():
+        return _finish(source, images, _from_samples(source), chosen)
     return _from_folders(source, images, place, chosen)
 
 
@@ -74,11 +78,20 @@ class _Listed:
     labels: dict[str, int | str]
     class_names: dict[int, str] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, name: str, row: Mapping[str, Any], where: str) -> None:
+        """Take what a row says of an image."""
+        label = self.labels[name] = _check_label(row.get("label"), where)
+        if group := plain_text(row.get("group")):
+            self.groups[name] = group
+        if isinstance(label, int) and isinstance(row.get("label_name"), str):
+            self.class_names.setdefault(label, row["label_name"])
 
 
 def _from_stylegan(source: ImageSource, place: str) -> _Listed:
     name = place + STYLEGAN_FILE
-    document = _parse(source.read(name), name)
+    document = parse_json(source.read(name), name)
     pairs = document.get("labels") if isinstance(document, dict) else None
     if isinstance(pairs, dict):
         pairs = list(pairs.items())
@@ -101,7 +114,7 @@ def _from_metadata(source: ImageSource, place: str) -> _Listed | None:
     listed = _Listed(name, {})
     for number, line in enumerate(source.read(name).splitlines(), 1):
         where = f"{name}, line {number}"
-        row = _parse(line, where) if line.strip() else {}
+        row = parse_json(line, where) if line.strip() else {}
         if not isinstance(row, dict):
             raise DataError(f"{where} is not an object")
         if not row:
@@ -110,20 +123,20 @@ def _from_metadata(source: ImageSource, place: str) -> _Listed | None:
             return None
         if not isinstance(row.get("file_name"), str):
             raise DataError(f"{where} has no file_name")
-        label, image = _check_label(row.get("label"), where), place + plain_path(row["file_name"])
-        listed.labels[image] = label
-        if group := plain_text(row.get("group")):
-            listed.groups[image] = group
-        if isinstance(label, int) and isinstance(row.get("label_name"), str):
-            listed.class_names.setdefault(label, row["label_name"])
+        listed.add(place + plain_path(row["file_name"]), row, where)
     return listed if listed.labels else None
 
 
-def _parse(data: bytes, name: str) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name} is not JSON: {error}") from error
+def _from_samples(source: ImageSource) -> _Listed:
+    samples = source.samples
+    if not samples.rows:
+        first = samples.problems[0]
+        raise DataError(f"{source.path} holds no image with a label; the first: {first.source}: {first.detail}")
+    listed = _Listed("the shards", {}, problems=samples.problems)
+    for name, row in samples.rows.items():
+        listed.add(name, row, name)
+    listed.class_names = dict(enumerate(samples.class_names)) | listed.class_names
+    return listed
 
 
 def _check_label(value: Any, where: str) -> int | str:
@@ -141,7 +154,7 @@ def _finish(source: ImageSource, images: Sequence[str], listed: _Listed, chosen:
     classes = _class_names(listed, chosen)
     index = {name: label for label, name in enumerate(classes)}
     there, refused = set(images), {problem.source for problem in source.problems}
-    found = Labels(f"labels from {listed.name}", _check_classes(classes), {})
+    found = Labels(f"labels from {listed.name}", _check_classes(classes), {}, [*listed.problems])
     for name, label in listed.labels.items():
         if name in there:
             found.labels[name] = label if isinstance(label, int) else index[label]
@@ -149,7 +162,7 @@ def _finish(source: ImageSource, images: Sequence[str], listed: _Listed, chosen:
             found.problems.append(Problem(printable(name), "missing", f"listed in {listed.name}, but not there"))
     if found.labels.keys() <= listed.groups.keys():
         found.groups = {name: listed.groups[name] for name in found.labels}
-    found.num_unlisted = len(there) - len(found.labels)
+    found.num_unlisted = len(there) - len(found.labels) - len(listed.problems)
     return found
 
 
@@ -176,7 +189,8 @@ def _from_folders(source: ImageSource, images: Sequence[str], place: str, chosen
             f"{source.path} has no class folders"
             + (f" called {' or '.join(chosen)}" if chosen else "")
             + source.explain(),
-            f"one folder a class, a {STYLEGAN_FILE}, or --class NAME where the only folder is the class",
+            f"one folder a class, a {STYLEGAN_FILE}, beside each image of a shard a .cls or a .json with its label, or "
+            "--class NAME where the only folder is the class",
         )
     if not chosen:
         source.class_folders(place)
@@ -184,8 +198,8 @@ def _from_folders(source: ImageSource, images: Sequence[str], place: str, chosen
         check_splits(sorted(found), source.path)
     if missing := [name for name in chosen if name not in found]:
         raise DataError(f"{source.path} has no images in a folder called {missing[0]!r}", f"there are: {_few(found)}")
-    classes = _check_classes(tuple(chosen or sorted(found)))
-    label_of: Mapping[str, int] = {name: label for label, name in enumerate(classes)}
+    words = tuple(chosen or sorted(found))
+    classes, label_of = _check_classes(words), {word: label for label, word in enumerate(words)}
     labels = Labels("labels from the folders", classes, {})
     for name, word in word_of.items():
         if word:

@@ -24,6 +24,7 @@ from synthmed.data.prepare.samples import plan_splits, write_shards
 from synthmed.data.prepare.scan import default_workers
 from synthmed.data.shards.card import FolderInfo
 from synthmed.data.shards.plan import RUN_FILE, safe_key
+from synthmed.data.shards.samples import sample_kind
 from synthmed.data.shards.side_files import write_side_files
 from synthmed.errors import DataError, UsageError
 from synthmed.files.content import hash_json
@@ -91,7 +92,7 @@ class PackReport:
 def pack_images(
     path: Path, output: Path, config: PackConfig, *, overwrite: bool = False, threads: int | None = None
 ) -> PackReport:
-    """Write the images of a folder, zip or tar as shards of one split.
+    """Write the images of a folder, zip, tar or of other shards as shards of one split.
 
     All images must be as large as the first; one that is not, or that is broken, is left out.
 
@@ -103,7 +104,7 @@ def pack_images(
         threads: Threads that decode and encode; the number of cores by default.
 
     Raises:
-        UsageError: Class names that do not fit.
+        UsageError: Class names or a kind that do not fit.
         DataError: No images, no labels, or too many images that cannot be used.
         ResumeError: The folder holds other work.
         Interrupted: A signal came; finished shards are kept.
@@ -111,6 +112,7 @@ def pack_images(
     threads = threads or default_workers()
     with open_source(path, config.exclude) as source:
         labels = read_labels(source, config.classes)
+        _check_kind(source, config)
         first = find_first(source, labels.labels)
         info = _folder_info(path, labels, first, config)
         items = [_make_item(path, name, labels) for name in sorted(labels.labels)]
@@ -129,6 +131,14 @@ def pack_images(
             write_shards(plan, packer, threads, stop)
     write_side_files(output, info)
     return _report(output, config.split, packer, usable, len(plan), problems, duplicates)
+
+
+def _check_kind(source: ImageSource, config: PackConfig) -> None:
+    """Refuse to call images synthetic that their shards call real, and the other way round."""
+    others = {sample_kind(row) for row in source.samples.rows.values()} - {"", "phantom", config.kind}
+    if others:
+        kind = min(others)
+        raise UsageError(f"{source.path} says that its images are {kind}, not {config.kind}", f"--kind {kind}")
 
 
 def _report(
@@ -169,7 +179,7 @@ def _folder_info(path: Path, labels: Labels, first: Look, config: PackConfig) ->
         dataset=named.name,
         classes=named.classes,
         title=named.name,
-        size=first.width if first.width == first.height else 0,
+        size=first.width if first.width == first.height else (first.height, first.width),
         image_format=first.image_format if config.image_format == "keep" else "png",
         how_made=(how,),
         source_terms=config.source_terms,

@@ -1,4 +1,4 @@
-"""A folder, a zip or a tar of images as one thing: names, sizes, and the bytes of one file at a time.
+"""A folder, a zip, a tar or shards of images as one thing: names, sizes, and the bytes of one file at a time.
 
 Archives are never unpacked, and nothing but images and label files is ever read.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import lzma
-import os
 import re
 import stat
 import struct
@@ -15,13 +14,15 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from synthmed.data.folders import Contents
 from synthmed.data.names import plain_path
+from synthmed.data.pack.shards import Place, Samples, find_tars, is_sidecar, read_samples
 from synthmed.data.prepare.scan import read_file
 from synthmed.data.shards.tar import walk_tar
 from synthmed.errors import DataError
+from synthmed.files.storage import read_range
 
 STYLEGAN_FILE = "dataset.json"
 METADATA_FILE = "metadata.jsonl"
@@ -56,6 +57,8 @@ class ImageSource(Contents):
     """Images by name, wherever they lie."""
 
     read_member: Callable[[str], bytes] = field(kw_only=True)
+    samples: Samples = field(default_factory=Samples)
+    """What shards say of their images."""
 
     def read(self, name: str) -> bytes:
         """Return the bytes of one file.
@@ -83,7 +86,7 @@ class ImageSource(Contents):
 
 @contextlib.contextmanager
 def open_source(path: Path, exclude: Sequence[str] = ()) -> Iterator[ImageSource]:
-    """Open a folder, a zip or an uncompressed tar of images.
+    """Open a folder, a zip or an uncompressed tar of images, or shards in whatever form: a tar or a folder of tars.
 
     Args:
         path: The source.
@@ -95,6 +98,8 @@ def open_source(path: Path, exclude: Sequence[str] = ()) -> Iterator[ImageSource
     if path.is_dir():
         source = ImageSource(path, exclude, LABEL_FILES, read_member=lambda name: read_file(path / name, name))
         source.walk()
+        if not source.images() and (tars := find_tars(path)):
+            source = _open_tars(path, tars, exclude)
         yield source
         return
     if not path.is_file():
@@ -103,8 +108,9 @@ def open_source(path: Path, exclude: Sequence[str] = ()) -> Iterator[ImageSource
         try:
             with path.open("rb") as archive:
                 start = archive.read(8)
-            opened = _open_zip(path, exclude) if start.startswith(b"PK") else _open_tar(path, start, exclude)
-            source = stack.enter_context(opened)
+            _refuse_compressed(path, start)
+            is_zip = start.startswith(b"PK")
+            source = stack.enter_context(_open_zip(path, exclude)) if is_zip else _open_tars(path, [path], exclude)
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror}") from error
         yield source
@@ -139,20 +145,31 @@ def _read_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         return file.read(info.file_size)
 
 
-@contextlib.contextmanager
-def _open_tar(path: Path, start: bytes, exclude: Sequence[str]) -> Iterator[ImageSource]:
+def _refuse_compressed(path: Path, start: bytes) -> None:
     for magic, program in COMPRESSED.items():
         if start.startswith(magic):
             raise DataError(f"{path} is compressed with {program}", "decompress it: images are read in any order")
-    with path.open("rb") as file:
-        places: dict[str, tuple[int, int]] = {}
-        # Threads read at the same time, so nobody may move a position that others rely on.
-        source = ImageSource(
-            path, exclude, LABEL_FILES, read_member=lambda name: os.pread(file.fileno(), *places[name])
-        )
-        for info in walk_tar(path, file):
-            name = plain_path(info.name)
-            problem = "" if info.isreg() and not info.issparse() else "it is a link or a device"
-            if source.add_member(name, info.size, is_folder=info.isdir(), problem=problem):
-                places[name] = (info.size, info.offset_data)
-        yield source
+
+
+def _open_tars(path: Path, tars: Sequence[Path], exclude: Sequence[str]) -> ImageSource:
+    """Return the images of one tar, or of all tars of a folder under the tar's name, with the labels of shards."""
+    places: dict[str, Place] = {}
+    sidecars: dict[str, Place] = {}
+    source = ImageSource(path, exclude, LABEL_FILES, read_member=lambda name: read_range(*places[name]))
+    for tar in tars:
+        with tar.open("rb") as file:
+            for info in walk_tar(tar, file):
+                name = plain_path(info.name)
+                if tar != path and not name.startswith("/"):
+                    name = f"{tar.stem}/{name}"
+                place = tar, info.offset_data, info.size
+                problem = "" if info.isreg() and not info.issparse() else "it is a link or a device"
+                if is_sidecar(name) and PurePosixPath(name).name not in LABEL_FILES and not problem:
+                    sidecars[name] = place
+                elif source.add_member(name, info.size, is_folder=info.isdir(), problem=problem):
+                    places[name] = place
+    source.samples = read_samples(path, source.images(), sidecars) if sidecars else Samples()
+    if source.samples == Samples():
+        for name, (_, _, size) in sidecars.items():
+            source.add(name, size)
+    return source

@@ -20,7 +20,7 @@ from synthmed.data.shards.samples import Entry, index_shard, read_image_bytes
 from synthmed.data.shards.write import write_lines
 from synthmed.errors import DataError
 from synthmed.files.atomic import atomic_file
-from synthmed.files.outputs import open_output
+from synthmed.files.outputs import open_output, remove_stale_parts
 from synthmed.files.storage import naming_write_errors
 from synthmed.runtime import version
 from synthmed.runtime.progress import Advance, progress
@@ -100,10 +100,11 @@ def _write_images(folder: ShardFolder, target: Path, stop: StopSignal, advance: 
     for class_folder in class_folders:
         with naming_write_errors(target / class_folder):
             (target / class_folder).mkdir(parents=True, exist_ok=True)
+            remove_stale_parts([target / class_folder])
     for shard in find_shards(folder.folder, folder.split):
         for entry, metadata in index_shard(shard):
             stop.check("run the same command again to go on")
-            name = f"{class_folders[entry.label]}/{entry.key}.{entry.extension}"
+            name = f"{class_folders[entry.label]}/{safe_key(entry.key)}.{entry.extension}"
             _write_image(target / name, entry)
             known = {"label": entry.label, "label_name": folder.classes[entry.label], "key": entry.key}
             yield {**metadata, **known, "file_name": name}
@@ -124,6 +125,5 @@ def _write_image(path: Path, entry: Entry) -> None:
             return
         if path.is_dir():
             raise DataError(f"there is a folder in the place of {path}")
-        part = path.with_name(f"{path.name}.part")
-        part.write_bytes(data)
-        os.replace(part, path)
+    with atomic_file(path, flush=False) as file:
+        file.write(data)

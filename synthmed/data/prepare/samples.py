@@ -135,6 +135,9 @@ def write_shards(shards: Sequence[PlannedShard], maker: Maker, workers: int, sto
     done = total - sum(len(shard.items) for shard in missing)
     with progress("writing shards", total, "images", done) as advance:
         for shard in missing:
+            if read_stats(shard.path) is not None:  # another process of the same command was faster
+                advance(len(shard.items))
+                continue
             write_shard(shard.path, _samples(shard, maker, workers, stop, advance))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from synthmed.data.images import decode_image
-from synthmed.data.shards.read import find_shards
+from synthmed.data.shards.read import find_lengths, find_shards
 from synthmed.data.shards.samples import stream_shard
 
 
@@ -22,12 +22,13 @@ def open_shards(folder: Path, split: str) -> Any:
     """
     import webdataset
 
-    shards = webdataset.FluidWrapper(find_shards(folder, split))
+    found = find_shards(folder, split)
+    shards = webdataset.FluidWrapper(list(find_lengths(folder, split, found).items()))
     return shards.compose(webdataset.split_by_node, webdataset.split_by_worker, _decoded_samples)
 
 
-def _decoded_samples(shards: Iterator[Path]) -> Iterator[tuple[Tensor, int, dict[str, Any]]]:
-    for shard in shards:
-        for entry, metadata, data in stream_shard(shard):
+def _decoded_samples(shards: Iterator[tuple[Path, list[int]]]) -> Iterator[tuple[Tensor, int, dict[str, Any]]]:
+    for shard, stated in shards:
+        for entry, metadata, data in stream_shard(shard, stated):
             image = decode_image(data, f"{shard}: {entry.key}.{entry.extension}")
             yield torch.from_numpy(image.copy()).permute(2, 0, 1), entry.label, metadata

@@ -11,16 +11,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from synthmed.data.labels import Classes
+from synthmed.data.labels import MAX_NAME, Classes
 from synthmed.data.shards.plan import RUN_FILE, SPLITS
 from synthmed.data.shards.samples import Entry, index_shard, plain_text, sample_kind
+from synthmed.data.shards.side_files import stated_lengths
 from synthmed.data.shards.write import read_stats
 from synthmed.errors import DataError
 from synthmed.files.content import hash_file, hash_json, read_json
 from synthmed.files.storage import file_size, list_folder, naming_read_errors
+from synthmed.runtime.progress import log
 
+MAX_RUN_FILE_BYTES = 8 << 20
 SHARD_PATTERN = re.compile(r"(?P<split>[A-Za-z0-9_]+)-(?P<number>[0-9]{1,9})\.tar")
 
 
@@ -74,14 +77,19 @@ def open_folder(folder: Path, split: str) -> ShardFolder:
     """
     shards = find_shards(folder, split)
     described = read_description(folder)
+    stated = find_lengths(folder, split, shards)
     entries: list[Entry] = []
     names: dict[int, set[str]] = {}
     kinds: set[str] = set()
+    content = hashlib.sha256()
     for shard in shards:
-        for entry, metadata in index_shard(shard):
+        stats = read_stats(shard)
+        for entry, metadata in index_shard(shard, {*stated[shard], *([stats.num_samples] if stats else [])}):
             entries.append(entry)
-            names.setdefault(entry.label, set()).add(plain_text(metadata.get("label_name")) or str(entry.label))
+            if len(called := names.setdefault(entry.label, set())) < 2:
+                called.add(plain_text(metadata.get("label_name"))[:MAX_NAME] or str(entry.label))
             kinds.add(sample_kind(metadata))
+        content.update(f"{shard.name} {stats.sha256 if stats else hash_file(shard)}\n".encode())
     _check_unique(entries)
     classes = _read_classes(folder, described, names)
     kind = described.get("kind") or (kinds.pop() if len(kinds) == 1 else "") or None
@@ -92,13 +100,18 @@ def open_folder(folder: Path, split: str) -> ShardFolder:
         classes=classes,
         kind=kind,
         entries=tuple(entries),
-        content_hash=_content_hash(shards),
+        content_hash=content.hexdigest(),
     )
 
 
 def find_splits(folder: Path) -> list[str]:
     """Return the splits of which a folder has shards: train, validation, test, and other words after them."""
-    return sort_splits({split for split, _ in _list_shards(folder)})
+    found = _list_shards(folder)
+    with naming_read_errors(folder):
+        others = [path for path in list_folder(folder) if path.suffix == ".tar"] if found else []
+    if other := sorted(set(others) - {path for _, path in found}):
+        log(f"{folder}: {len(other)} tars are passed over, not called SPLIT-NUMBER.tar: {other[0].name}")
+    return sort_splits({split for split, _ in found})
 
 
 def sort_splits(splits: Iterable[str]) -> list[str]:
@@ -115,20 +128,56 @@ def find_shards(folder: Path, split: str) -> list[Path]:
     """
     found = _list_shards(folder)
     shards = [path for its_split, path in found if its_split == split]
-    if not shards and not found and not folder.is_dir():
-        raise DataError(f"no such folder of shards: {folder}")
+    if not found:
+        refuse_without_shards(folder)
     if not shards:
-        splits = sort_splits({its_split for its_split, _ in found})
-        there = f"there are: {', '.join(splits)}" if splits else "it holds no shards; see synthmed prepare --help"
-        raise DataError(f"{folder} has no split {split!r}", there)
+        splits = ", ".join(sort_splits({its_split for its_split, _ in found}))
+        raise DataError(f"{folder} has no split {split!r}", f"there are: {splits}")
     return shards
 
 
+def refuse_without_shards(folder: Path) -> NoReturn:
+    """Say why there are no shards.
+
+    Raises:
+        DataError: Always.
+    """
+    with naming_read_errors(folder):
+        tars = [path.name for path in list_folder(folder) if path.suffix == ".tar"]
+        if file_size(folder) is not None:
+            raise DataError(f"{folder} is a file", "give the folder of shards; synthmed pack makes one of a single tar")
+    if not tars and not folder.is_dir():
+        raise DataError(f"no such folder of shards: {folder}")
+    if not tars:
+        raise DataError(f"{folder} holds no shards", "see synthmed prepare --help")
+    raise DataError(
+        f"{folder} holds tars, but none is called SPLIT-NUMBER.tar, as train-000000.tar is; the first: {tars[0]}",
+        f"synthmed pack {folder} -o OUT makes such shards of them",
+    )
+
+
+def find_lengths(folder: Path, split: str, shards: Iterable[Path]) -> dict[Path, list[int]]:
+    """Return how many samples of each shard are stated beside the shards, nothing where that is not said.
+
+    Raises:
+        DataError: A shard is stated, but missing.
+    """
+    stated = stated_lengths(folder)
+    found = {shard: [stated.pop(shard.name)] if shard.name in stated else [] for shard in shards}
+    if missing := [name for name in stated if (match := SHARD_PATTERN.fullmatch(name)) and match["split"] == split]:
+        raise DataError(
+            f"{folder / missing[0]} is missing, in which {stated[missing[0]]} samples are stated",
+            "make or fetch it again; synthmed verify names all that is wrong",
+        )
+    return found
+
+
 def _list_shards(folder: Path) -> list[tuple[str, Path]]:
-    """Return the split and path of all shards, sorted by name."""
+    """Return the split and path of all shards, by split and number."""
     with naming_read_errors(folder):
         matches = ((SHARD_PATTERN.fullmatch(path.name), path) for path in list_folder(folder))
-        return [(match["split"], path) for match, path in matches if match]
+        found = [(match["split"], int(match["number"]), path) for match, path in matches if match]
+    return [(split, path) for split, _, path in sorted(found)]
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -141,13 +190,21 @@ def read_description(folder: Path) -> dict[str, Any]:
     with naming_read_errors(path):
         if file_size(path) is None:
             return {}
-    run = read_json(path)
+    run = read_json(path, MAX_RUN_FILE_BYTES)
     described = run.get("folder") if isinstance(run, dict) else None
     if not isinstance(described, dict) or not _is_description(described):
         raise DataError(
             f"{path} does not describe the folder", "remove it to have the class names read from the shards"
         )
+    try:
+        _described_classes(described, described.get("classes", ()))
+    except DataError as error:
+        raise DataError(f"{path} cannot be used: {error}") from error
     return described
+
+
+def _described_classes(described: Mapping[str, Any], words: Iterable[str]) -> Classes:
+    return Classes(tuple(words), described.get("aliases") or {}, described.get("positive") or None)
 
 
 def _is_description(described: Mapping[str, Any]) -> bool:
@@ -165,7 +222,10 @@ def _is_description(described: Mapping[str, Any]) -> bool:
     words = [*described.get("classes", []), *aliases, *aliases.values(), described.get("positive") or ""]
     texts = [*words, described.get("dataset", ""), described.get("image_format", "")]
     known_kind = described.get("kind", "real") in ("real", "phantom", "synthetic")
-    return known_kind and all(isinstance(text, str) and text.isprintable() for text in texts)
+    size = described.get("size", 0)
+    sides = size if isinstance(size, list) and len(size) == 2 else [size]
+    known_size = all(isinstance(side, int) and side >= 0 for side in sides)
+    return known_kind and known_size and all(isinstance(text, str) and text.isprintable() for text in texts)
 
 
 def _read_classes(folder: Path, described: Mapping[str, Any], names: Mapping[int, set[str]]) -> Classes:
@@ -176,13 +236,10 @@ def _read_classes(folder: Path, described: Mapping[str, Any], names: Mapping[int
         described: What `.synthmed/run.json` says.
         names: Label -> what samples call its class.
     """
-    words = tuple(described.get("classes") or _class_names(names))
+    words = described.get("classes") or _class_names(names)
     if max(names) >= len(words):
-        raise DataError(f"{folder} holds the label {max(names)}, but has {len(words)} classes: {', '.join(words)}")
-    try:
-        return Classes(words, described.get("aliases") or {}, described.get("positive") or None)
-    except DataError as error:
-        raise DataError(f"{folder / RUN_FILE} cannot be used: {error}") from error
+        raise DataError(f"{folder} holds the label {max(names)}, but has {len(words)} classes: {', '.join(words):.500}")
+    return _described_classes(described, words)
 
 
 def _class_names(names: Mapping[int, set[str]]) -> list[str]:
@@ -201,11 +258,3 @@ def _check_unique(entries: Iterable[Entry]) -> None:
         seen[entry.key] = entry.shard
     if not seen:
         raise DataError("the shards hold no samples")
-
-
-def _content_hash(shards: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for shard in shards:
-        stats = read_stats(shard)
-        digest.update(f"{shard.name} {stats.sha256 if stats else hash_file(shard)}\n".encode())
-    return digest.hexdigest()

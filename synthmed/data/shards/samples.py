@@ -6,10 +6,9 @@ Whatever a shard holds, it can only raise a DataError that names the file and th
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -17,6 +16,7 @@ from typing import IO, Any, NoReturn
 from synthmed.data.labels import MAX_CLASSES
 from synthmed.data.shards.tar import walk_tar
 from synthmed.errors import DataError
+from synthmed.files.content import parse_json
 from synthmed.files.storage import file_size, naming_read_errors, open_to_read, read_range
 from synthmed.runtime.progress import printable
 
@@ -28,7 +28,11 @@ MAX_IMAGE_BYTES = 256 * 1024 * 1024
 CODE_EXTENSIONS = frozenset({"pickle", "pkl", "pyd", "pth", "pt"})
 """Members that other readers may unpickle, which can run code."""
 
-_MEMBER = re.compile(r"(?P<key>[A-Za-z0-9_-]{1,90})\.(?P<extension>[a-z0-9]{1,16})")
+MAX_NAME = 1000
+# As webdataset divides a name: the key may lie in folders, and everything behind the first dot is the extension.
+_MEMBER = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<extension>[A-Za-z0-9_.-]{1,32})")
+# webdataset passes over what lies in such a folder.
+_OUTSIDE = re.compile(r"/|(?:.*/)?\.\./|__[^/]*__/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class Member:
     size: int
     header: int
     """Where its header begins in the shard."""
+    name: str
+    """In the shard; the extension may have capital letters."""
 
 
 def read_image_bytes(entry: Entry) -> bytes:
@@ -71,28 +77,38 @@ def read_image_bytes(entry: Entry) -> bytes:
     return data
 
 
-def index_shard(shard: Path) -> Iterator[tuple[Entry, dict[str, Any]]]:
+def index_shard(shard: Path, stated: Collection[int] = ()) -> Iterator[tuple[Entry, dict[str, Any]]]:
     """Yield every sample of a shard with its metadata, which is empty where there is no `.json` member.
 
-    Raises:
-        DataError: The file is cut short, is no tar, or holds something else than samples in the contract's form.
-    """
-    with open_shard(shard) as file:
-        for key, members in walk_samples(shard, file, _refuse):
-            yield read_sample(shard, file, key, members)
-
-
-def stream_shard(shard: Path) -> Iterator[tuple[Entry, dict[str, Any], bytes]]:
-    """Yield every sample with its metadata and its encoded image, in one pass over the file.
+    Args:
+        shard: The file.
+        stated: How many samples it holds, by each of the files that say so.
 
     Raises:
-        DataError: As for `index_shard`.
+        DataError: The file is cut short, is no tar, or holds something else than samples in the contract's form, or not
+            as many as are stated.
     """
     with open_shard(shard) as file:
-        for key, members in walk_samples(shard, file, _refuse):
-            entry, metadata = read_sample(shard, file, key, members)
+        yield from _read_samples(shard, file, stated)
+
+
+def stream_shard(shard: Path, stated: Collection[int] = ()) -> Iterator[tuple[Entry, dict[str, Any], bytes]]:
+    """Yield every sample with its metadata and its encoded image, in one pass over the file; see `index_shard`."""
+    with open_shard(shard) as file:
+        for entry, metadata in _read_samples(shard, file, stated):
             file.seek(entry.offset)
             yield entry, metadata, file.read(entry.length)
+
+
+def _read_samples(shard: Path, file: IO[bytes], stated: Collection[int]) -> Iterator[tuple[Entry, dict[str, Any]]]:
+    count = 0
+    for key, members in walk_samples(shard, file, _refuse):
+        count += 1
+        yield read_sample(shard, file, key, members)
+    if wrong := set(stated) - {count}:
+        raise DataError(
+            f"{shard} holds {count} samples, but {wrong.pop()} are stated", "synthmed verify says which file is wrong"
+        )
 
 
 @contextlib.contextmanager
@@ -123,37 +139,42 @@ def walk_samples(
     Raises:
         DataError: The file is not a whole tar.
     """
-    key, members = "", dict[str, Member]()
+    key, members, empty = "", dict[str, Member](), True
     for info in walk_tar(shard, file):
-        match = _MEMBER.fullmatch(info.name)
-        if problem := _member_problem(info, match):
-            report(DataError(f"{shard}: member {info.name[:200]!r} {problem}", "see the shard contract in the README"))
+        if info.isdir():
             continue
-        assert match is not None
+        empty, match = False, _MEMBER.fullmatch(info.name)
+        if match is None or (problem := _member_problem(info, match)):
+            problem = "is not named <key>.<extension>" if match is None else problem
+            report(DataError(f"{shard}: member {info.name[:200]!r} {problem}", "synthmed pack passes over such files"))
+            continue
+        extension = match["extension"].lower()
         if match["key"] != key:
             if key:
                 yield key, members
             key, members = match["key"], {}
-        if match["extension"] in members:
+        if extension in members:
             report(DataError(f"{shard} holds {info.name} twice"))
             continue
-        members[match["extension"]] = Member(info.offset_data, info.size, info.offset)
+        members[extension] = Member(info.offset_data, info.size, info.offset, info.name)
     if key:
         yield key, members
+    if empty:
+        report(DataError(f"{shard} holds no samples"))
 
 
 def _refuse(error: DataError) -> NoReturn:
     raise error
 
 
-def _member_problem(info: tarfile.TarInfo, match: re.Match[str] | None) -> str:
+def _member_problem(info: tarfile.TarInfo, match: re.Match[str]) -> str:
     """Return why a member is none of a sample; empty where all is well."""
-    if match is None:
-        return "is not named <key>.<extension>"
     if not info.isreg() or info.issparse():
         return "is not a plain file"
-    if match["extension"] in CODE_EXTENSIONS:
+    if match["extension"].lower().rpartition(".")[2] in CODE_EXTENSIONS:
         return "may be code that another reader would run"
+    if _OUTSIDE.match(info.name) or not info.name.isprintable() or len(info.name) > MAX_NAME:
+        return "is not named <key>.<extension>: it leads elsewhere, is too long or cannot be printed"
     return ""
 
 
@@ -165,8 +186,8 @@ def read_sample(shard: Path, file: IO[bytes], key: str, members: Mapping[str, Me
     """
     images = [extension for extension in IMAGE_EXTENSIONS if extension in members]
     if len(images) != 1 or "cls" not in members:
-        found = ", ".join(members)
-        raise DataError(f"{shard}: sample {key} needs one image and a .cls, but holds: {found}")
+        problem = f"{shard}: sample {key} needs one image and a .cls, but holds: {', '.join([*members][:10])}"
+        raise DataError(problem, _sample_remedy(members))
     extension = images[0]
     image = members[extension]
     if image.size > MAX_IMAGE_BYTES:
@@ -175,7 +196,15 @@ def read_sample(shard: Path, file: IO[bytes], key: str, members: Mapping[str, Me
     metadata: dict[str, Any] = {}
     if "json" in members:
         metadata = _parse_metadata(shard, key, _read_member(shard, file, key, members, "json", MAX_JSON_BYTES))
+    if not image.size:
+        raise DataError(f"{shard}: {key}.{extension} is empty")
     return Entry(shard, key, image.offset, image.size, extension, label, plain_text(metadata.get("group"))), metadata
+
+
+def _sample_remedy(members: Mapping[str, Member]) -> str | None:
+    if any("." in extension for extension in members):
+        return "a key holds no dot: all behind the first one is the extension"
+    return "synthmed pack makes shards of these, with the label in the .json" if "json" in members else None
 
 
 def _read_member(
@@ -196,10 +225,7 @@ def _parse_label(shard: Path, key: str, data: bytes) -> int:
 
 
 def _parse_metadata(shard: Path, key: str, data: bytes) -> dict[str, Any]:
-    try:
-        metadata = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{shard}: {key}.json is not JSON: {error}") from error
+    metadata = parse_json(data, f"{shard}: {key}.json")
     if not isinstance(metadata, dict):
         raise DataError(f"{shard}: {key}.json is not an object")
     return metadata

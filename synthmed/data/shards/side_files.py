@@ -13,8 +13,9 @@ from synthmed.data.shards.plan import SPLITS
 from synthmed.data.shards.write import ShardStats, read_stats, write_lines
 from synthmed.errors import DataError
 from synthmed.files.atomic import atomic_file, write_bytes, write_json
+from synthmed.files.content import read_json
 from synthmed.files.outputs import STATE_FOLDER
-from synthmed.files.storage import list_folder, naming_read_errors
+from synthmed.files.storage import file_size, list_folder, naming_read_errors
 
 MANIFEST_FILE = f"{STATE_FOLDER}/manifest.jsonl"
 SIZES_FILE = "sizes.json"
@@ -63,6 +64,32 @@ def shard_sizes(splits: Mapping[str, list[ShardStats]]) -> dict[str, int]:
 def timm_info(splits: Mapping[str, list[ShardStats]]) -> dict[str, Any]:
     """Return what `_info.json` says of the shards of each split."""
     return {"splits": {split: _timm_split(split, shards) for split, shards in splits.items()}}
+
+
+def stated_lengths(folder: Path) -> dict[str, int]:
+    """Return the samples of each shard that `sizes.json` or else `_info.json` lists; empty where there is neither.
+
+    Raises:
+        DataError: The file does not say so.
+    """
+    for name, lengths in ((SIZES_FILE, dict), (INFO_FILE, _timm_lengths)):
+        path = folder / name
+        with naming_read_errors(path):
+            if file_size(path) is None:
+                continue
+        try:
+            found = lengths(read_json(path))
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise DataError(f"{path} does not list the samples of each shard", "remove it, or make it again") from error
+        if not all(isinstance(number, int) for number in found.values()):
+            raise DataError(f"{path} lists a shard without the number of its samples", "remove it, or make it again")
+        return found
+    return {}
+
+
+def _timm_lengths(info: Any) -> dict[str, int]:
+    splits = info["splits"].values()
+    return {name: n for split in splits for name, n in zip(split["filenames"], split["shard_lengths"], strict=True)}
 
 
 def _timm_split(split: str, shards: list[ShardStats]) -> dict[str, Any]:

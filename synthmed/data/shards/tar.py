@@ -14,6 +14,8 @@ from synthmed.errors import DataError
 MAX_HEADER_BYTES = 64 * 1024
 """Of one member, with its PAX records, long names and sparse maps."""
 MAX_GLOBAL_RECORDS = 64
+MAX_END_BYTES = tarfile.RECORDSIZE + tarfile.BLOCKSIZE
+"""Two blocks of zeros end a tar, and writers go on with zeros to the end of a record."""
 
 _BROKEN_TAR = (
     tarfile.TarError,
@@ -57,7 +59,8 @@ def walk_tar(path: Path, file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
         file: Opened for reading, seekable.
 
     Raises:
-        DataError: The file is no tar, is cut short, goes on behind its end, or a header is broken or too large.
+        DataError: The file is no tar, is cut short, goes on behind its end, holds zeros in the place of members, or a
+            header is broken or too large.
     """
     headers = _Headers(file)
     last = ""
@@ -79,10 +82,15 @@ def walk_tar(path: Path, file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
 
 
 def _check_end(path: Path, file: IO[bytes], end: int, last: str) -> None:
-    # tarfile takes a missing end and a broken header for the end: a cut file would pass for a short one.
+    # tarfile takes a missing end, a broken header and zeros for the end: a cut file would pass for a short one.
+    zeros = file.seek(0, os.SEEK_END) - end
     file.seek(end)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise DataError(f"{path} is cut short or broken at byte {end}{last}", "make it again")
     while block := file.read(1 << 20):
         if block.count(0) != len(block):
             raise DataError(f"{path} goes on behind its end at byte {end}{last}", "make it again")
+    if not last or zeros > MAX_END_BYTES:
+        raise DataError(f"{path} holds {zeros} bytes of zeros{last}, as a power cut leaves them", "make it again")
+    if zeros < 2 * tarfile.BLOCKSIZE or zeros % tarfile.BLOCKSIZE:
+        raise DataError(f"{path} is cut short or broken behind byte {end}{last}", "make it again")

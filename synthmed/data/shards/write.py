@@ -6,6 +6,7 @@ the other, sorted by name. Its stats file in `.synthmed` is written after it and
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -68,38 +69,60 @@ def read_stats(shard: Path) -> ShardStats | None:
         size = file_size(shard)
         if size is None or file_size(path) is None:
             return None
-    try:
-        stats = ShardStats(**read_json(path))
-    except TypeError as error:
-        raise DataError(f"{path} is not a shard's stats file", "delete it to have the shard written again") from error
-    return stats if stats.size == size else None
+    found = read_json(path)
+    if not (isinstance(found, dict) and _are_stats(found) and found["shard"] == shard.name):
+        raise DataError(f"{path} is not the stats file of {shard.name}", "delete it to have the shard written again")
+    return ShardStats(**found) if found["size"] == size else None
+
+
+def _are_stats(found: dict[str, Any]) -> bool:
+    types = {"shard": str, "num_samples": int, "class_counts": dict, "sha256": str, "size": int, "samples": list}
+    if found.keys() != types.keys() or not all(isinstance(found[name], kind) for name, kind in types.items()):
+        return False
+    return all(isinstance(number, int) for number in found["class_counts"].values())
+
+
+class _FinishedMeanwhile(Exception):
+    """Ends the writing of a shard that another process has finished."""
 
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> ShardStats:
     """Write one shard and then its stats file, neither of which is ever seen half-written.
 
+    What another process of the same command has finished meanwhile stays as it is: it may be reading it already.
+
     Args:
-        path: Final name of the tar; any older stats file beside it is removed first.
+        path: Final name of the tar; a stats file of another tar beside it is removed first.
         samples: Taken one at a time, in the order of their keys.
 
     Raises:
         ValueError: A key breaks the contract, or the keys do not ascend.
     """
     with naming_write_errors(path):
-        stats_path(path).unlink(missing_ok=True)
-    with atomic_path(path) as part:
-        with (
-            open(part, "wb", buffering=WRITE_BYTES) as file,
-            tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive,
-        ):
-            archive.copybufsize = WRITE_BYTES  # type: ignore[attr-defined]
-            rows = [{**row, "shard": path.name} for row in append_samples(archive, samples)]
+        if file_size(stats_path(path)) is not None and read_stats(path) is None:
+            stats_path(path).unlink(missing_ok=True)
+    finished = None
+    with contextlib.suppress(_FinishedMeanwhile), atomic_path(path) as part:
+        rows = _write_tar(part, path.name, samples)
         sha256, size = hash_file(part), part.stat().st_size
+        if (finished := read_stats(path)) is not None:
+            raise _FinishedMeanwhile
+    if finished is not None:
+        return finished
     counts = Counter(str(row["label"]) for row in rows)
     stats = ShardStats(path.name, len(rows), dict(sorted(counts.items())), sha256, size, rows)
     # Neither indented nor copied: for thousands of rows that would take longer than writing the images.
     write_bytes(stats_path(path), json.dumps(vars(stats), sort_keys=True).encode() + b"\n")
     return stats
+
+
+def _write_tar(part: Path, name: str, samples: Iterable[Sample]) -> list[dict[str, Any]]:
+    with (
+        open(part, "wb", buffering=WRITE_BYTES) as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        archive.copybufsize = WRITE_BYTES  # type: ignore[attr-defined]
+        return [{**row, "shard": name} for row in append_samples(archive, samples)]
 
 
 def append_samples(archive: tarfile.TarFile, samples: Iterable[Sample]) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from synthmed.data.prepare.scan import default_workers, map_ordered
 from synthmed.data.shards.plan import RUN_FILE
-from synthmed.data.shards.read import SHARD_PATTERN, read_description, sort_splits
+from synthmed.data.shards.read import SHARD_PATTERN, read_description, refuse_without_shards, sort_splits
 from synthmed.data.shards.side_files import CARD_FILE, INFO_FILE, SIZES_FILE
 from synthmed.data.verify.findings import Finding, Findings
 from synthmed.data.verify.shard import Form, FoundShard, Stated, check_shard
@@ -94,7 +94,7 @@ def _read_stated(folder: Path, findings: Findings, ours: bool) -> Stated:
         stated = Stated.from_description(read_description(folder))
     except DataError as error:
         findings.add(RUN_FILE, str(error))
-        return Stated(None, (), 0, "")
+        return Stated(None, (), (0, 0), "")
     if ours and not stated.classes:
         findings.add(RUN_FILE, "is missing or names no classes")
     return stated
@@ -111,7 +111,7 @@ def _name_labels(counts: Iterable[Counter[int]], first: FoundShard, findings: Fi
 def _list_shards(folder: Path, findings: Findings) -> list[tuple[Path, str]]:
     """Return the shards with their splits, in the order of splits and numbers; report all else that lies there."""
     if not folder.is_dir():
-        raise DataError(f"no such folder of shards: {folder}")
+        refuse_without_shards(folder)
     numbers: dict[str, dict[int, Path]] = {}
     for path in sorted(folder.iterdir()):
         match = SHARD_PATTERN.fullmatch(path.name)
@@ -125,7 +125,7 @@ def _list_shards(folder: Path, findings: Findings) -> list[tuple[Path, str]]:
     for part in sorted((folder / STATE_FOLDER).glob("*.part")):
         findings.add(f"{STATE_FOLDER}/{part.name}", PART)
     if not numbers:
-        raise DataError(f"{folder} holds no shards", "they are called train-000000.tar, train-000001.tar, ...")
+        refuse_without_shards(folder)
     shards = []
     for split in sort_splits(numbers):
         _check_numbers(split, sorted(numbers[split]), findings)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from synthmed.data.images import check_checksums, decode_image, detect_format
+from synthmed.data.shards.plan import KEY_PATTERN
 from synthmed.data.shards.samples import Entry, Member, open_shard, read_sample, sample_kind, walk_samples
 from synthmed.data.shards.write import ShardStats
 from synthmed.data.verify.findings import Findings, show
@@ -19,6 +20,8 @@ from synthmed.files.content import hash_file
 
 USTAR_MAGIC = b"ustar\x0000"
 PLAIN_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE)
+
+NAME_RULE = "some readers need keys of letters, digits, - and _, at most 90, and extensions in lower case"
 
 Form = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
 """Extensions of a sample, and the keys of its `.json` with their types."""
@@ -30,14 +33,17 @@ class Stated:
 
     kind: str | None
     classes: tuple[str, ...]
-    size: int
+    size: tuple[int, int]
+    """Height and width."""
     image_format: str
 
     @classmethod
     def from_description(cls, described: Mapping[str, Any]) -> Stated:
         """Return it from `.synthmed/run.json`."""
+        size = described.get("size", 0)
+        height, width = size if isinstance(size, list) else (size, size)
         classes = tuple(described.get("classes", ()))
-        return cls(described.get("kind"), classes, described.get("size", 0), described.get("image_format", ""))
+        return cls(described.get("kind"), classes, (height, width), described.get("image_format", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +138,9 @@ class _SampleChecker:
 
     def _check_members(self, key: str, members: Mapping[str, Member]) -> None:
         for extension, member in members.items():
-            name = f"{key}.{extension}"
+            name = member.name
+            if not KEY_PATTERN.fullmatch(key) or name != f"{key}.{extension}":
+                self._say_once("key", f"{name}: {NAME_RULE}; synthmed pack makes such names")
             if name <= self.last_name:
                 self._say_once("sorted", f"members are not sorted: {name} after {self.last_name}")
             self.last_name = name
@@ -140,8 +148,6 @@ class _SampleChecker:
             header = self.file.read(tarfile.BLOCKSIZE)
             if header[257:265] != USTAR_MAGIC or header[156:157] not in PLAIN_TYPES:
                 self._say_once("ustar", f"{name} is not plain USTAR: PAX or GNU headers; rewrite with format=USTAR")
-            if member.size == 0:
-                self.found.report(f"{name} is empty")
 
     def _say_once(self, about: str, problem: str) -> None:
         if about not in self.said:
@@ -174,8 +180,8 @@ class _SampleChecker:
         height, width = decode_image(data, name).shape[:2]
         check_checksums(data, name)
         size, stated_format = self.stated.size, self.stated.image_format
-        if size and (width, height) != (size, size):
-            self.found.report(f"{name} has {width} x {height} pixels, but {size} x {size} are stated")
+        if any(size) and (height, width) != size:
+            self.found.report(f"{name} has {width} x {height} pixels, but {size[1]} x {size[0]} are stated")
         if stated_format and entry.extension != stated_format:
             self.found.report(f"{name} is not {stated_format}, the folder's image format")
         if detect_format(data) != entry.extension.replace("jpeg", "jpg"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from synthmed.data.shards.write import ShardStats
 from synthmed.data.verify.findings import Findings, show
 from synthmed.data.verify.shard import FoundSample, FoundShard
 from synthmed.errors import DataError
-from synthmed.files.content import read_json
+from synthmed.files.content import parse_json, read_json
 from synthmed.files.outputs import STATE_FOLDER
 
 MAX_LINE_BYTES = 256 * 1024
@@ -151,13 +150,13 @@ def _read_lines(path: Path, report: Report) -> Iterator[Any]:
         number = 0
         while line := file.readline(MAX_LINE_BYTES):
             number += 1
+            if not line.endswith(b"\n"):
+                report(f"line {number} is cut short or above {MAX_LINE_BYTES} bytes")
+                return
             try:
-                yield json.loads(line)
-            except (ValueError, RecursionError):
-                whole = line.endswith(b"\n")
-                report(f"line {number} is " + ("not JSON" if whole else f"cut short or above {MAX_LINE_BYTES} bytes"))
-                if not whole:
-                    return
+                yield parse_json(line, f"line {number}")
+            except DataError as error:
+                report(str(error))
 
 
 def _compare_rows(rows: Iterable[Any], samples: Mapping[str, FoundSample], report: Report) -> None:

@@ -377,7 +377,7 @@ def test_listed_images_that_are_missing_count_as_bad(tmp_path: Path, capsys: pyt
         ),
         (
             {"1.png": X, "metadata.jsonl": b'{"file_name": "1.png", "label": "\\ud800"}'},
-            "cannot be the name of a class",
+            "metadata.jsonl, line 1 is not JSON: half a surrogate pair",
         ),
         (
             {

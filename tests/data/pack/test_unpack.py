@@ -1,7 +1,9 @@
 """Shards as plain files, and back again."""
 
+import io
 import json
 import os
+import re
 import signal
 import tarfile
 from pathlib import Path
@@ -22,7 +24,7 @@ from synthmed.data.shards.read import open_folder
 from synthmed.data.shards.samples import read_image_bytes
 from synthmed.data.shards.write import Sample, write_shard
 from synthmed.errors import DataError, Interrupted, ResumeError
-from synthmed.files.atomic import write_json
+from synthmed.files.atomic import atomic_file, write_json
 from synthmed.phantoms.release import phantom_release
 
 
@@ -209,3 +211,32 @@ def test_folder_and_split_that_are_not_there(folder: Path, tmp_path: Path) -> No
     with pytest.raises(DataError, match="no split 'holdout'"):
         unpack_folder(folder, tmp_path / "out", splits=["train", "holdout"])
     assert not (tmp_path / "out").exists()
+
+
+def test_temporary_files_of_a_killed_run_go_and_those_of_a_running_one_stay(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "out" / "train" / "glaucoma"
+    unpack_folder(folder, tmp_path / "out", splits=["train"])
+    before = contents(tmp_path / "out")
+    (place / "a.webp.1234abcd.part").write_bytes(b"half")
+    with atomic_file(place / "b.webp") as file:
+        file.write(b"half")
+        unpack_folder(folder, tmp_path / "out", splits=["train"])
+        assert [path.name[:6] for path in place.glob("*.part")] == ["b.webp"]
+    (place / "b.webp").unlink()
+    assert contents(tmp_path / "out") == before
+
+
+def test_key_in_folders_becomes_a_file_in_the_folder_of_its_class(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "train-000000.tar", "w") as archive:
+        for key in ("./eyes/0", "eyes/0", "a b"):
+            for extension, data in (("png", b"image"), ("cls", b"0")):
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    unpack_folder(tmp_path, tmp_path / "out")
+    rows = [json.loads(line) for line in (tmp_path / "out/train/metadata.jsonl").read_text().splitlines()]
+    assert [row["key"] for row in rows] == ["./eyes/0", "eyes/0", "a b"]
+    assert len({row["file_name"] for row in rows}) == 3
+    for row in rows:
+        assert re.fullmatch(r"0/[a-z0-9-]+\.png", row["file_name"])
+        assert (tmp_path / "out/train" / row["file_name"]).read_bytes() == b"image"

@@ -12,6 +12,7 @@ import pytest
 
 from synthmed.data.images import decode_image, encode_image
 from synthmed.data.labels import Classes
+from synthmed.data.sets.open_shards import open_shards
 from synthmed.data.shards.card import FolderInfo
 from synthmed.data.shards.plan import RUN_FILE
 from synthmed.data.shards.read import find_splits, open_folder
@@ -93,6 +94,124 @@ def test_shards_of_another_program_are_read(tmp_path: Path) -> None:
     assert read_image_bytes(read.entries[2]) == IMAGE
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "key", ["{}", "./{}", "eyes/{}", "a.b/c d/{}", "ä {}", "-{}", "x" * 150 + "/{}"], ids=lambda key: key[:9]
+)
+@pytest.mark.parametrize("extension", ["png", "PNG", "jpeg"])
+def test_keys_are_those_of_webdataset(tmp_path: Path, key: str, extension: str) -> None:
+    """The same samples under the same keys, from tars with folders, capital letters and more members than ours."""
+    import webdataset
+
+    members: list[Member] = []
+    for k in range(3):
+        name = key.format(k)
+        members += [(f"{name}.{extension}", IMAGE + bytes([k])), (f"{name}.mask.png", IMAGE), (f"{name}.CLS", b"1")]
+    path = tmp_path / "train-000000.tar"
+    write_tar(path, members)
+    with tarfile.open(path, "a") as archive:
+        archive.addfile(_folder_member("eyes"))
+    theirs = [
+        (sample["__key__"], int(sample["cls"]), sample[extension.lower()])
+        for sample in webdataset.WebDataset(str(path), shardshuffle=False)
+    ]
+    read = open_folder(tmp_path, "train")
+    assert [(entry.key, entry.label, read_image_bytes(entry)) for entry in read.entries] == theirs
+    assert len(theirs) == 3
+
+
+def _folder_member(name: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = tarfile.DIRTYPE
+    return info
+
+
+def test_shards_stand_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for number in ("10", "9", "000011"):
+        write_tar(tmp_path / f"train-{number}.tar", sample_members(f"s{number}", 0))
+    assert [entry.key for entry in open_folder(tmp_path, "train").entries] == ["s9", "s10", "s000011"]
+
+
+@pytest.mark.parametrize(
+    ("name", "document", "message"),
+    [
+        ("sizes.json", {"train-000000.tar": 5}, r"train-000000\.tar holds 4 samples, but 5 are stated"),
+        ("sizes.json", {"train-000001.tar": 6}, r"train-000001\.tar is missing, in which 6 samples are stated"),
+        ("sizes.json", [5], r"sizes\.json does not list the samples"),
+        ("sizes.json", {"train-000000.tar": "4"}, r"sizes\.json lists a shard without the number"),
+        (
+            "_info.json",
+            {"splits": {"train": {"filenames": ["train-000000.tar"], "shard_lengths": [3]}}},
+            "holds 4 samples, but 3 are stated",
+        ),
+        ("_info.json", {"splits": {"train": {"filenames": ["train-000000.tar"]}}}, r"_info\.json does not list"),
+        ("_info.json", {"splits": []}, r"_info\.json does not list"),
+    ],
+)
+def test_other_samples_than_stated_are_refused(tmp_path: Path, name: str, document: Any, message: str) -> None:
+    """By what reads all at once and by what streams."""
+    write_ours(tmp_path)
+    write_json(tmp_path / name, document)
+    for read in (lambda: open_folder(tmp_path, "train"), lambda: list(open_shards(tmp_path, "train"))):
+        with pytest.raises(DataError, match=message):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_samples": 5}, "holds 4 samples, but 5 are stated"),
+        ({"shard": "train-000001.tar"}, r"train-000000\.json is not the stats file of train-000000\.tar"),
+        ({"sha256": None}, "is not the stats file"),
+        ({"class_counts": {"0": "x"}}, "is not the stats file"),
+        ({"more": 1}, "is not the stats file"),
+    ],
+)
+def test_stats_file_of_another_shard_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    write_ours(tmp_path)
+    path = tmp_path / ".synthmed/train-000000.json"
+    write_json(path, {**json.loads(path.read_bytes()), **change})
+    with pytest.raises(DataError, match=message):
+        open_folder(tmp_path, "train")
+
+
+def test_shards_of_other_names_are_passed_over_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_ours(tmp_path)
+    write_tar(tmp_path / "eyes-train-000000.tar", sample_members("a", 0))
+    assert find_splits(tmp_path) == ["train"]
+    assert "1 tars are passed over, not called SPLIT-NUMBER.tar: eyes-train-000000.tar" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["eyes-train-000000.tar", "00000.tar", "train.tar", "train-x.tar"])
+def test_rule_for_the_names_of_shards_is_said(tmp_path: Path, name: str) -> None:
+    write_tar(tmp_path / name, sample_members("a", 0))
+    with pytest.raises(DataError, match=rf"none is called SPLIT-NUMBER.tar.*{name} \(synthmed pack .* -o OUT"):
+        open_folder(tmp_path, "train")
+    with pytest.raises(DataError, match=r"is a file \(give the folder of shards; synthmed pack makes one of a"):
+        open_folder(tmp_path / name, "train")
+
+
+def test_folder_with_too_many_names_of_classes_is_refused(tmp_path: Path) -> None:
+    write_ours(tmp_path)
+    described = json.loads((tmp_path / RUN_FILE).read_text())["folder"]
+    for change in ({"classes": [f"c{k}" for k in range(10_001)]}, {"aliases": {f"a{k}": "cat" for k in range(10_001)}}):
+        write_json(tmp_path / RUN_FILE, {"folder": {**described, **change}})
+        with pytest.raises(DataError, match=r"run\.json cannot be used: there are 10001 names of classes"):
+            open_folder(tmp_path, "train")
+    (tmp_path / RUN_FILE).write_text(json.dumps({"folder": {"classes": [f"c{k}" for k in range(1_000_000)]}}))
+    with pytest.raises(DataError, match=r"run\.json is no file of JSON \(a file of at most 8 MiB"):
+        open_folder(tmp_path, "train")
+
+
+@pytest.mark.parametrize("size", [-1, [1], [1, 2, 3], [1, -2], [1, 2.5], "32", 1.5])
+def test_size_that_is_none_is_refused(tmp_path: Path, size: Any) -> None:
+    write_ours(tmp_path)
+    described = json.loads((tmp_path / RUN_FILE).read_text())["folder"]
+    write_json(tmp_path / RUN_FILE, {"folder": {**described, "size": size}})
+    with pytest.raises(DataError, match="does not describe the folder"):
+        open_folder(tmp_path, "train")
+
+
 def test_json_may_be_missing_and_then_classes_are_numbers(tmp_path: Path) -> None:
     write_tar(tmp_path / "train-000000.tar", [("a.jpg", b"x"), ("a.cls", b"2\n"), ("b.jpg", b"x"), ("b.cls", b"0")])
     read = open_folder(tmp_path, "train")
@@ -164,13 +283,23 @@ def test_label_beyond_the_classes_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ([("a/b.png", IMAGE)], r"'a/b.png' is not named"),
+        ([("eyes/../a.png", IMAGE)], r"'eyes/../a.png' is not named"),
+        ([("__meta__/a.png", IMAGE)], r"'__meta__/a.png' is not named"),
+        ([(".a.png", IMAGE)], r"'.a.png' is not named"),
+        ([("a\x1b.png", IMAGE)], "is not named"),
         ([("../a.png", IMAGE)], r"'../a.png' is not named"),
         ([("/etc/a.png", IMAGE)], r"'/etc/a.png' is not named"),
-        ([("a.b.png", IMAGE)], r"'a.b.png' is not named"),
-        ([("ä.png", IMAGE)], "is not named"),
-        ([("x" * 91 + ".png", IMAGE)], "is not named"),
-        ([("a.PNG", IMAGE)], "is not named"),
+        ([("a.b.png", IMAGE), ("a.b.cls", b"0")], r"sample a needs .* holds: b.png, b.cls \(a key holds no dot"),
+        ([("x" * 1001 + ".png", IMAGE)], "is not named"),
+        ([("a.png", IMAGE), ("a.PNG", IMAGE)], "holds a.PNG twice"),
+        ([("a.png", b""), ("a.cls", b"0")], "a.png is empty"),
+        ([("a.png", IMAGE), ("a.json", b'{"label": 1}')], r"sample a needs one image and a .cls.*synthmed pack"),
+        ([("a.png", IMAGE), ("a.cls", b"1.0")], "a.cls is not a label: '1.0'"),
+        ([("a.png", IMAGE), ("a.cls", b"")], "a.cls is not a label: ''"),
+        ([("a.png", IMAGE), ("a.cls", b"0"), ("a.json", b'{"a": NaN}')], "a.json is not JSON: the number NaN"),
+        ([("a.png", IMAGE), ("a.cls", b"0"), ("a.json", b'{"a": 1, "a": 1}')], "the key 'a' stands twice"),
+        ([("a.png", IMAGE), ("a.cls", b"0"), ("a.json", b"\xef\xbb\xbf{}")], "a.json is not JSON: .*BOM"),
+        ([("a.png", IMAGE), ("a.seg.pkl", b"0")], "'a.seg.pkl' may be code"),
         ([("README", b"hello")], "is not named"),
         ([("a.png", IMAGE)], "sample a needs one image and a .cls, but holds: png"),
         ([("a.cls", b"0")], "sample a needs one image"),
@@ -194,8 +323,8 @@ def test_member_outside_the_contract_is_refused_by_name(tmp_path: Path, members:
     assert "train-000000.tar" in str(error.value)
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
-def test_links_devices_and_folders_are_refused(tmp_path: Path, kind: bytes) -> None:
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
     def change(info: tarfile.TarInfo) -> None:
         info.type, info.linkname, info.size = kind, "/etc/passwd", 0
 
@@ -211,13 +340,39 @@ def test_interleaved_samples_are_refused(tmp_path: Path) -> None:
         open_folder(tmp_path, "train")
 
 
+@pytest.mark.parametrize("zeros_from", [0, 512, 5, 20])
+def test_zeros_in_the_place_of_members_are_refused(tmp_path: Path, zeros_from: int) -> None:
+    """What a power cut leaves: a file of the right size, of which the last blocks were never written."""
+    path = tmp_path / "train-000000.tar"
+    write_tar(path, [member for k in range(30) for member in sample_members(f"s{k:02d}", 0)])
+    with tarfile.open(path) as archive:
+        start = zeros_from if zeros_from in (0, 512) else archive.getmembers()[3 * zeros_from].offset
+    data = path.read_bytes()
+    path.write_bytes(data[:start] + bytes(len(data) - start))
+    message = "bytes of zeros" if start != 512 else "not a whole tar"
+    with pytest.raises(DataError, match=rf"train-000000\.tar.*{message}"):
+        open_folder(tmp_path, "train")
+
+
+def test_zeros_within_the_last_record_are_known_by_the_stated_number(tmp_path: Path) -> None:
+    write_ours(tmp_path, numbers=range(6))
+    path = tmp_path / "train-000000.tar"
+    with tarfile.open(path) as archive:
+        start = archive.getmembers()[-3].offset
+    data = path.read_bytes()
+    path.write_bytes(data[:start] + bytes(len(data) - start))
+    with pytest.raises(DataError, match=r"train-000000\.tar holds 5 samples, but 6 are stated"):
+        open_folder(tmp_path, "train")
+
+
 def test_tar_cut_anywhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "train-000000.tar"
     write_ours(tmp_path, numbers=range(6))
     whole = path.read_bytes()
     with tarfile.open(path) as archive:
         end = max(member.offset_data + 512 * -(-member.size // 512) for member in archive)
-    for length in [*range(0, end, 512), *range(100, end, 700), end]:
+    # One block of zeros is not yet an end, and neither is half a block behind two.
+    for length in [*range(0, end, 512), *range(100, end, 700), end, end + 512, end + 1100]:
         path.write_bytes(whole[:length])
         with pytest.raises(DataError, match=r"train-000000\.tar"):
             open_folder(tmp_path, "train")

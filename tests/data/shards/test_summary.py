@@ -20,6 +20,7 @@ from synthmed.data.shards.summary import encode_sheet, share_shards, summarise_f
 from synthmed.data.shards.write import Sample, write_shard
 from synthmed.errors import DataError
 from synthmed.files.atomic import write_json
+from synthmed.files.content import MAX_JSON_DEPTH
 
 
 def write_folder(
@@ -84,7 +85,7 @@ def test_summary_of_a_foreign_folder_takes_what_the_samples_say(tmp_path: Path) 
 def test_run_file_of_any_depth_is_summarised(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, [2])
     run = json.loads((folder / RUN_FILE).read_bytes())
-    for _ in range(400):
+    for _ in range(MAX_JSON_DEPTH - 5):
         run["deep"] = {"deep": run.get("deep", 1)}
     run |= {f"k{number}": "x" * 1000 for number in range(100)}
     write_json(folder / RUN_FILE, run)

@@ -176,18 +176,44 @@ def test_shard_without_stats_or_of_another_size_is_not_finished(tmp_path: Path) 
         write_side_files(tmp_path, INFO)
 
 
-def test_failing_samples_leave_no_shard_and_no_stats(tmp_path: Path) -> None:
+def test_finished_shard_is_never_touched_again(tmp_path: Path) -> None:
+    """Two processes of one command write the same shard: the first has written it, also where the other fails."""
     path = tmp_path / "train-000000.tar"
-    write_shard(path, [make_sample("train", 0, 0)])
+    states = []
 
-    def failing() -> Iterator[Sample]:
-        yield make_sample("train", 0, 1)
-        raise DataError("no more")
+    def state() -> list[tuple[int, int]]:
+        return [(found.stat().st_ino, found.stat().st_mtime_ns) for found in (path, stats_path(path))]
 
+    def meanwhile(fail: bool) -> Iterator[Sample]:
+        yield make_sample("train", 0, 0)
+        write_shard(path, [make_sample("train", 0, 0), make_sample("train", 1, 1)])
+        states.append(state())
+        if fail:
+            raise DataError("no more")
+        yield make_sample("train", 1, 1)
+
+    stats = write_shard(path, meanwhile(False))
     with pytest.raises(DataError, match="no more"):
-        write_shard(path, failing())
-    assert not stats_path(path).exists()
+        write_shard(path, meanwhile(True))
+    assert [state(), state()] == states
+    assert stats == read_stats(path)
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_stats_file_of_a_tar_that_is_gone_or_cut_is_removed_before_the_next_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "train-000000.tar"
+    for damage in (path.unlink, lambda: path.write_bytes(path.read_bytes()[:512])):
+        write_shard(path, [make_sample("train", 0, 0)])
+        damage()
+
+        def failing() -> Iterator[Sample]:
+            yield make_sample("train", 0, 0)
+            raise DataError("no more")
+
+        with pytest.raises(DataError, match="no more"):
+            write_shard(path, failing())
+        assert not stats_path(path).exists()
+        assert not list(tmp_path.rglob("*.part"))
 
 
 def test_folder_holds_only_what_the_contract_names(folder: Path) -> None:
