@@ -20,7 +20,12 @@ DeviceOption = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda or cuda:N; auto takes a GPU if there is one.")
 ]
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Start anew where the output folder holds work made with other settings.")
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Make everything anew: what this command has put into the output folder is removed first, each time that "
+        "this is said. Leave it away to go on where a run was stopped.",
+    ),
 ]
 ShardsArgument = Annotated[
     Path, typer.Argument(metavar="DIR", parser=location, help="Folder of shards, or its address.")

@@ -15,6 +15,7 @@ from typing import Any
 from synthmed.errors import ResumeError
 from synthmed.files.atomic import write_json
 from synthmed.files.content import read_json
+from synthmed.files.fingerprints import source_changed
 from synthmed.files.locks import try_lock
 from synthmed.files.storage import (
     file_size,
@@ -36,7 +37,13 @@ def _remove_stale_parts(folders: Iterable[Path]) -> None:
 
 
 def open_output(
-    folder: Path, config: Mapping[str, Any], *, name: str, overwrite: bool = False, may_differ: Collection[str] = ()
+    folder: Path,
+    config: Mapping[str, Any],
+    *,
+    name: str,
+    overwrite: bool = False,
+    may_differ: Collection[str] = (),
+    source: Mapping[str, str] | None = None,
 ) -> bool:
     """Claim an output folder for one configuration.
 
@@ -44,8 +51,9 @@ def open_output(
         folder: Made if it is missing.
         config: Everything the output depends on; stored as `folder/name`.
         name: Path of the configuration file inside the folder.
-        overwrite: Empty a folder that holds other work of synthmed.
+        overwrite: Empty a folder that holds work of this command, also of the same configuration.
         may_differ: Top-level keys whose new values replace those there; the caller has seen that this is right.
+        source: Top-level keys that stand for what was given to read, each with its name for the user.
 
     Returns:
         Whether the folder already held work of the same configuration, to go on with.
@@ -57,25 +65,37 @@ def open_output(
     wanted = json.loads(json.dumps(config))
     with naming_write_errors(folder):
         _remove_stale_parts({folder, path.parent})
-        if file_size(path) is not None:
-            differing = differences(_take_over(path, wanted, may_differ), wanted)
-            if not differing:
-                return True
-            if not overwrite:
-                raise ResumeError(
-                    f"{folder} was made with other settings: {'; '.join(differing)}",
-                    "use another folder, the same settings, or --overwrite to start anew",
-                )
-            clear_folder(folder)
+        if file_size(path) is not None and overwrite:
+            # Whose folder it is stays known: whoever is killed here can say --overwrite again, and nothing else.
+            write_json(path, {})
+            clear_folder(folder, but=path)
+        elif file_size(path) is not None:
+            _refuse_other(folder, _take_over(path, wanted, may_differ), wanted, source or {})
+            return True
         elif file_size(folder) is not None:
             raise ResumeError(f"{folder} is not a folder", "use another name")
         elif _holds_files(folder) and file_size(path) is None:
             raise ResumeError(f"{folder} is not empty and was not made by this command", "use another folder")
         elif file_size(path) is not None:
             # Another process of the same run has claimed the folder meanwhile.
-            return open_output(folder, config, name=name, may_differ=may_differ)
+            return open_output(folder, config, name=name, may_differ=may_differ, source=source)
         write_json(path, wanted)
     return False
+
+
+def _refuse_other(folder: Path, found: Any, wanted: dict[str, Any], source: Mapping[str, str]) -> None:
+    """Raise if the folder's configuration is not the wanted one."""
+    differing = differences(found, wanted)
+    if not differing:
+        return
+    if isinstance(found, dict):
+        changed = [words for key, words in source.items() if found.get(key) != wanted.get(key) and found.get(key)]
+        if changed:
+            raise source_changed(f"{', '.join(changed)} ({'; '.join(differing)})")
+    raise ResumeError(
+        f"{folder} was made with other settings: {'; '.join(differing)}",
+        "use another folder, the same settings, or --overwrite to start anew",
+    )
 
 
 def _take_over(path: Path, wanted: dict[str, Any], may_differ: Collection[str]) -> Any:
@@ -95,11 +115,14 @@ def _holds_files(folder: Path) -> bool:
     return any(not entry.is_dir() or entry.is_symlink() for entry in found)
 
 
-def clear_folder(folder: Path) -> None:
-    """Empty a folder that is ours."""
+def clear_folder(folder: Path, *, but: Path | None = None) -> None:
+    """Empty a folder that is ours, of all but one file in it or below it."""
     with naming_write_errors(folder):
         for entry in list_folder(folder):
-            remove(entry)
+            if but is not None and entry in but.parents:
+                clear_folder(entry, but=but)
+            elif entry != but:
+                remove(entry)
 
 
 def differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:

@@ -17,7 +17,8 @@ from synthmed.data.datasets import folder_info
 from synthmed.data.pack.labels import Labels, read_labels
 from synthmed.data.pack.samples import Look, Packer, check_items, find_first
 from synthmed.data.pack.sources import ImageSource, open_source
-from synthmed.data.prepare.prepare import leave_out
+from synthmed.data.prepare.changes import refuse_changes
+from synthmed.data.prepare.prepare import LISTING, leave_out
 from synthmed.data.prepare.raw import Problem, RawItem
 from synthmed.data.prepare.report import count_reasons
 from synthmed.data.prepare.samples import plan_splits, write_shards
@@ -97,13 +98,13 @@ def pack_images(
         path: The source.
         output: Folder; made if it is missing, gone on with if it holds part of the same work.
         config: Everything else that the bytes depend on.
-        overwrite: Start anew where the folder holds other work.
+        overwrite: Start anew, whatever of this command's work the folder holds.
         threads: Threads that decode and encode; the number of cores by default.
 
     Raises:
         UsageError: Class names that do not fit.
         DataError: No images, no labels, or too many images that cannot be used.
-        ResumeError: The folder holds other work.
+        ResumeError: The folder holds other work, or the images have changed since they were checked.
         Interrupted: A signal came; finished shards are kept.
     """
     threads = threads or default_workers()
@@ -112,7 +113,7 @@ def pack_images(
         first = find_first(source, labels.labels)
         info = _folder_info(path, labels, first, config)
         items = [_make_item(path, name, labels) for name in sorted(labels.labels)]
-        open_output(output, _run_config(source, labels, config, info), name=RUN_FILE, overwrite=overwrite)
+        _open(items, source, output, _run_config(source, labels, config, info), overwrite, threads)
         _log_notes(source, labels)
         packer = Packer(source, first, info, config.image_format == "keep")
         with StopSignal() as stop:
@@ -126,6 +127,27 @@ def pack_images(
             write_shards(plan, packer, threads, stop)
     write_side_files(output, info)
     return _report(output, config.split, packer, usable, len(plan), problems, duplicates)
+
+
+def _open(
+    items: Sequence[RawItem],
+    source: ImageSource,
+    output: Path,
+    config: dict[str, Any],
+    overwrite: bool,
+    threads: int,
+) -> None:
+    """Claim the folder for these images, or go on in it where they are still the same."""
+    if not overwrite:
+        refuse_changes(
+            items,
+            output,
+            config["command"],
+            stat=lambda item: source.stat(item.source),
+            read=lambda item: source.read(item.source),
+            workers=threads,
+        )
+    open_output(output, config, name=RUN_FILE, overwrite=overwrite, source=LISTING)
 
 
 def _report(

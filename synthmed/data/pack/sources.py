@@ -24,6 +24,7 @@ from synthmed.data.prepare.tables import find_files
 from synthmed.data.shards.samples import MAX_IMAGE_BYTES
 from synthmed.data.shards.tar import walk_tar
 from synthmed.errors import DataError
+from synthmed.files.fingerprints import Fingerprint, fingerprint
 from synthmed.runtime.progress import printable
 
 STYLEGAN_FILE = "dataset.json"
@@ -59,6 +60,8 @@ class ImageSource:
     """Images that are not read for what their name or kind is."""
     num_others: int = 0
     """Files that are no images; they are never opened."""
+    archive: Fingerprint | None = None
+    """Of the zip or tar; `None` of a folder."""
 
     def images(self) -> list[str]:
         """Return the names of all images, sorted."""
@@ -76,6 +79,10 @@ class ImageSource:
             raise DataError(f"{name} cannot be read: {error}") from error
         except OSError as error:
             raise DataError(f"{name} cannot be read: {error.strerror or error}") from error
+
+    def stat(self, name: str) -> Fingerprint | None:
+        """Return the fingerprint of one file, or that of the archive it lies in."""
+        return self.archive or fingerprint(self.path / name)
 
     def add(self, name: str, size: int, problem: str = "") -> bool:
         """List a file if it is an image or a label file, or why it is not read; return whether it is listed."""
@@ -137,7 +144,7 @@ def _open_zip(path: Path) -> Iterator[ImageSource]:
         except _BROKEN_ZIP as error:
             raise DataError(f"{path} is a broken zip file: {error}") from error
         members: dict[str, zipfile.ZipInfo] = {}
-        source = ImageSource(path, lambda name: _read_zip(archive, members[name]))
+        source = ImageSource(path, lambda name: _read_zip(archive, members[name]), archive=fingerprint(path))
         for info in archive.infolist():
             if not info.is_dir() and source.add(info.filename, info.file_size, _zip_problem(info)):
                 members[info.filename] = info
@@ -165,7 +172,7 @@ def _open_tar(path: Path, start: bytes) -> Iterator[ImageSource]:
     with path.open("rb") as file:
         places: dict[str, tuple[int, int]] = {}
         # Threads read at the same time, so nobody may move a position that others rely on.
-        source = ImageSource(path, lambda name: os.pread(file.fileno(), *places[name]))
+        source = ImageSource(path, lambda name: os.pread(file.fileno(), *places[name]), archive=fingerprint(path))
         for info in walk_tar(path, file):
             name = info.name.removeprefix("./")
             problem = "" if info.isreg() and not info.issparse() else "it is a link or a device"

@@ -14,10 +14,11 @@ from typing import Any
 
 from synthmed.data.datasets import DataSetInfo
 from synthmed.data.images import ImageFormat, ResizeMethod
+from synthmed.data.prepare.changes import refuse_changes
 from synthmed.data.prepare.raw import Problem, RawItem, Release
 from synthmed.data.prepare.report import PrepareReport, count_reasons, finished_report, make_report, write_report
 from synthmed.data.prepare.samples import SampleMaker, plan_splits, write_shards
-from synthmed.data.prepare.scan import SCAN_FOLDER, default_workers, scan_items
+from synthmed.data.prepare.scan import SCAN_FOLDER, default_workers, read_item, scan_items
 from synthmed.data.prepare.splits import assign_splits
 from synthmed.data.shards.card import NOT_STATED, FolderInfo
 from synthmed.data.shards.plan import RUN_FILE
@@ -26,12 +27,15 @@ from synthmed.data.shards.write import write_lines
 from synthmed.errors import DataError, UsageError
 from synthmed.files.atomic import atomic_file
 from synthmed.files.content import hash_json
+from synthmed.files.fingerprints import fingerprint
 from synthmed.files.outputs import STATE_FOLDER, clear_folder, open_output
+from synthmed.files.storage import list_folder
 from synthmed.runtime import version
 from synthmed.runtime.progress import log
 from synthmed.runtime.signals import StopSignal
 
 LEFT_OUT_FILE = f"{STATE_FOLDER}/left_out.jsonl"
+LISTING = {"listing_sha256": "the list of its images with their labels and groups"}
 MANY = 5  # problems named on stderr; all of them stand in the file
 
 
@@ -75,12 +79,12 @@ def prepare_release(
         release: From one of the readers.
         output: Folder; made if it is missing, gone on with if it holds part of the same work.
         config: Everything else that the bytes depend on.
-        overwrite: Start anew where the folder holds other work.
+        overwrite: Start anew, whatever of this command's work the folder holds.
         workers: Threads that decode and encode; the number of cores by default.
 
     Raises:
         DataError: A class does not occur or is too small, or too many images cannot be used.
-        ResumeError: The folder holds other work.
+        ResumeError: The folder holds other work, or the release has changed since it was checked.
         Interrupted: A signal came; finished shards are kept.
     """
     if config.name:
@@ -90,13 +94,13 @@ def prepare_release(
     fractions = {"validation": config.validation, "test": config.test}
     # A class that is missing or too small is better said now than after an hour of checking images.
     assign_splits(release.items, info.classes, fractions, config.seed)
-    resumed = open_output(output, _run_config(release, config, folder_info), name=RUN_FILE, overwrite=overwrite)
+    workers = workers or default_workers()
+    resumed = _open(release, output, _run_config(release, config, folder_info), overwrite, workers)
     if resumed and (report := finished_report(output)):
         log(f"{output} is already complete")
         return report
     for note in release.notes:
         log(note)
-    workers = workers or default_workers()
     maker = SampleMaker(info, config.size, config.resize, config.image_format, config.seed, release.draw)
     with StopSignal() as stop:
         usable, problems = _usable_items(release, output, config, workers, stop)
@@ -106,6 +110,22 @@ def prepare_release(
     report = make_report(release, usable, splits, problems)
     write_report(output, report)
     return report
+
+
+def _open(release: Release, output: Path, config: dict[str, Any], overwrite: bool, workers: int) -> bool:
+    """Return whether the folder held work of the same release to go on with."""
+    if release.draw is not None:
+        return open_output(output, config, name=RUN_FILE, overwrite=overwrite)
+    if not overwrite:
+        refuse_changes(
+            release.items,
+            output,
+            config["command"],
+            stat=lambda item: fingerprint(item.path) if item.path else None,
+            read=read_item,
+            workers=workers,
+        )
+    return open_output(output, config, name=RUN_FILE, overwrite=overwrite, source=LISTING)
 
 
 def _run_config(release: Release, config: PrepareConfig, folder_info: FolderInfo) -> dict[str, Any]:
@@ -186,8 +206,9 @@ def leave_out(problems: Sequence[Problem], total: int, output: Path, max_bad: fl
     if len(problems) > MANY:
         log(f"left out: {len(problems) - MANY} more, see {output / LEFT_OUT_FILE}")
     if len(problems) > max_bad * total:
-        # What was found is not to be remembered: the images may be there at the next run.
-        clear_folder(output / SCAN_FOLDER)
+        if not any(path.suffix == ".tar" for path in list_folder(output)):
+            # What was found is not to be remembered: the images may be there at the next run.
+            clear_folder(output / SCAN_FOLDER)
         reasons = ", ".join(f"{count} {reason}" for reason, count in count_reasons(problems).items())
         raise DataError(
             f"{len(problems)} of {total} images ({len(problems) / total:.1%}) cannot be used: {reasons};"
