@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class ShardFolder:
     entries: tuple[Entry, ...]
     content_hash: str
     """SHA-256 over the names and hashes of the shards, and over the labels where they are not those in the shards."""
+    shard_hashes: Mapping[str, str] = field(default_factory=dict)
+    """Name of each shard -> SHA-256, as its stats file states it, else computed."""
 
     @property
     def synthetic(self) -> bool | None:
@@ -72,16 +74,18 @@ def open_folder(folder: Path, split: str) -> ShardFolder:
     Raises:
         DataError: No such split, or a shard is not in the contract's form; the shard and the member are named.
     """
-    shards = find_shards(folder, split)
+    shards, hashes = find_shards(folder, split), dict[str, str]()
     described = read_description(folder)
     entries: list[Entry] = []
     names: dict[int, set[str]] = {}
     kinds: set[str] = set()
     for shard in shards:
-        for entry, metadata in index_shard(shard):
+        stats = read_stats(shard)
+        for entry, metadata in index_shard(shard, stats):
             entries.append(entry)
             names.setdefault(entry.label, set()).add(plain_text(metadata.get("label_name")) or str(entry.label))
             kinds.add(sample_kind(metadata))
+        hashes[shard.name] = stats.sha256 if stats else hash_file(shard)
     _check_unique(entries)
     classes = _read_classes(folder, described, names)
     kind = described.get("kind") or (kinds.pop() if len(kinds) == 1 else "") or None
@@ -92,7 +96,8 @@ def open_folder(folder: Path, split: str) -> ShardFolder:
         classes=classes,
         kind=kind,
         entries=tuple(entries),
-        content_hash=_content_hash(shards),
+        content_hash=_content_hash(hashes),
+        shard_hashes=hashes,
     )
 
 
@@ -203,9 +208,5 @@ def _check_unique(entries: Iterable[Entry]) -> None:
         raise DataError("the shards hold no samples")
 
 
-def _content_hash(shards: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for shard in shards:
-        stats = read_stats(shard)
-        digest.update(f"{shard.name} {stats.sha256 if stats else hash_file(shard)}\n".encode())
-    return digest.hexdigest()
+def _content_hash(hashes: Mapping[str, str]) -> str:
+    return hashlib.sha256("".join(f"{name} {sha256}\n" for name, sha256 in hashes.items()).encode()).hexdigest()
