@@ -14,6 +14,7 @@ from synthmed.data.shards.side_files import write_side_files
 from synthmed.data.shards.write import append_samples, read_stats
 from synthmed.errors import ResumeError, UsageError
 from synthmed.files.content import read_json
+from synthmed.files.fingerprints import source_changed
 from synthmed.files.outputs import differences, open_output
 from synthmed.files.storage import file_size, naming_write_errors
 from synthmed.production.cost import Estimate, estimate
@@ -71,7 +72,8 @@ def generate(
         open_output(output, config.as_json(), name=RUN_FILE, overwrite=True)
     else:
         config = fit_to_folder(config, output)
-        open_output(output, config.as_json(), name=RUN_FILE, may_differ=PLAN)
+        source = {"checkpoint_sha256": str(config.checkpoint)}
+        open_output(output, config.as_json(), name=RUN_FILE, may_differ=PLAN, source=source)
     paths = [output / shard_name(SPLIT, index) for index in range(config.shards)]
     missing = {index for index, path in enumerate(paths) if read_stats(path) is None}
     mine = [index for index in share.indices(config.shards) if index in missing]
@@ -167,7 +169,7 @@ def fit_to_folder(config: GenerateConfig, output: Path) -> GenerateConfig:
     A folder that holds fewer images of otherwise the same run is extended where the plan allows it.
 
     Raises:
-        ResumeError: The numbers of images differ and do not allow it.
+        ResumeError: The numbers of images differ and do not allow it, or follow a set that has changed.
     """
     path = output / RUN_FILE
     with naming_write_errors(output):
@@ -180,6 +182,8 @@ def fit_to_folder(config: GenerateConfig, output: Path) -> GenerateConfig:
     counts, shards = tuple(found["counts"][name] for name in config.header.classes), found["shards"]
     if counts == config.counts:
         return replace(config, num_shards=shards)
+    if config.match is not None:
+        raise source_changed(f"{config.match} ({'; '.join(differences(found['counts'], wanted['counts'], 'counts'))})")
     larger = extended(config, counts, shards)
     if larger is None:
         step = config.workers * config.ranks

@@ -154,8 +154,9 @@ def test_new_folder_is_claimed_and_the_same_settings_resume(tmp_path: Path) -> N
     (folder / "work").touch()
     assert claim(folder) is True
     assert claim(folder, {**CONFIG, "classes": ("a", "b")}) is True  # a tuple is stored as a list
-    assert claim(folder, overwrite=True) is True
     assert (folder / "work").exists()
+    assert claim(folder, overwrite=True) is False
+    assert not (folder / "work").exists()
 
 
 def test_empty_folder_is_claimed(tmp_path: Path) -> None:

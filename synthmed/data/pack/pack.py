@@ -33,6 +33,7 @@ from synthmed.runtime import version
 from synthmed.runtime.progress import log, printable
 from synthmed.runtime.signals import StopSignal
 
+COMMAND = "pack"
 MAX_ID_BYTES = 60  # split and number stand before it in a sample's key
 ORDER_SEED = 0
 
@@ -113,7 +114,17 @@ def pack_images(
         first = find_first(source, labels.labels)
         info = _folder_info(path, labels, first, config)
         items = [_make_item(path, name, labels) for name in sorted(labels.labels)]
-        _open(items, source, output, _run_config(source, labels, config, info), overwrite, threads)
+        if not overwrite:
+            refuse_changes(
+                items,
+                output,
+                COMMAND,
+                stat=lambda item: source.stat(item.source),
+                read=lambda item: source.read(item.source),
+                workers=threads,
+            )
+        run_config = _run_config(source, labels, config, info)
+        open_output(output, run_config, name=RUN_FILE, overwrite=overwrite, source=LISTING)
         _log_notes(source, labels)
         packer = Packer(source, first, info, config.image_format == "keep")
         with StopSignal() as stop:
@@ -127,27 +138,6 @@ def pack_images(
             write_shards(plan, packer, threads, stop)
     write_side_files(output, info)
     return _report(output, config.split, packer, usable, len(plan), problems, duplicates)
-
-
-def _open(
-    items: Sequence[RawItem],
-    source: ImageSource,
-    output: Path,
-    config: dict[str, Any],
-    overwrite: bool,
-    threads: int,
-) -> None:
-    """Claim the folder for these images, or go on in it where they are still the same."""
-    if not overwrite:
-        refuse_changes(
-            items,
-            output,
-            config["command"],
-            stat=lambda item: source.stat(item.source),
-            read=lambda item: source.read(item.source),
-            workers=threads,
-        )
-    open_output(output, config, name=RUN_FILE, overwrite=overwrite, source=LISTING)
 
 
 def _report(
@@ -206,7 +196,7 @@ def _run_config(source: ImageSource, labels: Labels, config: PackConfig, info: F
         [name, label, labels.groups.get(name, ""), source.files[name]] for name, label in sorted(labels.labels.items())
     ]
     return {
-        "command": "pack",
+        "command": COMMAND,
         "synthmed": version.__version__,
         "folder": info.as_config(),
         "source": printable(source.path.name),

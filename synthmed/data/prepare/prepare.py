@@ -27,7 +27,7 @@ from synthmed.data.shards.write import write_lines
 from synthmed.errors import DataError, UsageError
 from synthmed.files.atomic import atomic_file
 from synthmed.files.content import hash_json
-from synthmed.files.fingerprints import fingerprint
+from synthmed.files.fingerprints import Fingerprint, fingerprint
 from synthmed.files.outputs import STATE_FOLDER, clear_folder, open_output
 from synthmed.files.storage import list_folder
 from synthmed.runtime import version
@@ -35,6 +35,7 @@ from synthmed.runtime.progress import log
 from synthmed.runtime.signals import StopSignal
 
 LEFT_OUT_FILE = f"{STATE_FOLDER}/left_out.jsonl"
+COMMAND = "prepare"
 LISTING = {"listing_sha256": "the list of its images with their labels and groups"}
 MANY = 5  # problems named on stderr; all of them stand in the file
 
@@ -92,10 +93,14 @@ def prepare_release(
     info = release.info
     folder_info = _folder_info(info, config)
     fractions = {"validation": config.validation, "test": config.test}
+    workers = workers or default_workers()
+    if release.draw is None and not overwrite:
+        refuse_changes(release.items, output, COMMAND, stat=_stat, read=read_item, workers=workers)
     # A class that is missing or too small is better said now than after an hour of checking images.
     assign_splits(release.items, info.classes, fractions, config.seed)
-    workers = workers or default_workers()
-    resumed = _open(release, output, _run_config(release, config, folder_info), overwrite, workers)
+    run_config = _run_config(release, config, folder_info)
+    source = LISTING if release.draw is None else None
+    resumed = open_output(output, run_config, name=RUN_FILE, overwrite=overwrite, source=source)
     if resumed and (report := finished_report(output)):
         log(f"{output} is already complete")
         return report
@@ -112,20 +117,8 @@ def prepare_release(
     return report
 
 
-def _open(release: Release, output: Path, config: dict[str, Any], overwrite: bool, workers: int) -> bool:
-    """Return whether the folder held work of the same release to go on with."""
-    if release.draw is not None:
-        return open_output(output, config, name=RUN_FILE, overwrite=overwrite)
-    if not overwrite:
-        refuse_changes(
-            release.items,
-            output,
-            config["command"],
-            stat=lambda item: fingerprint(item.path) if item.path else None,
-            read=read_item,
-            workers=workers,
-        )
-    return open_output(output, config, name=RUN_FILE, overwrite=overwrite, source=LISTING)
+def _stat(item: RawItem) -> Fingerprint | None:
+    return None if item.path is None else fingerprint(item.path)
 
 
 def _run_config(release: Release, config: PrepareConfig, folder_info: FolderInfo) -> dict[str, Any]:
@@ -133,7 +126,7 @@ def _run_config(release: Release, config: PrepareConfig, folder_info: FolderInfo
     settings = {key: value for key, value in asdict(config).items() if key not in ("max_bad", "source_terms", "name")}
     listed = [[item.key, item.label, item.group, item.split or ""] for item in release.items]
     return {
-        "command": "prepare",
+        "command": COMMAND,
         "synthmed": version.__version__,
         "folder": folder_info.as_config(),
         "settings": settings,

@@ -6,7 +6,6 @@ read none, and no start should read them all: shards that were not touched since
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,23 +40,23 @@ def open_run(
     """
     path = (folder / name).with_name(INPUTS_NAME)
     if path.is_file() and not overwrite:
-        _refuse_changed(read_json(path), inputs)
+        _refuse_changed(read_json(path), path.stat().st_mtime_ns, inputs)
     resumed = open_output(folder, config, name=name, overwrite=overwrite, may_differ=may_differ, source=source)
     _keep(path, inputs)
     return resumed
 
 
-def _refuse_changed(kept: Mapping[str, Any], inputs: Mapping[str, ShardFolder]) -> None:
+def _refuse_changed(kept: Mapping[str, Any], since_ns: int, inputs: Mapping[str, ShardFolder]) -> None:
     """Raise if shards are missing, new or others, or their classes have other names."""
     changed: list[str] = []
     for name, folder in inputs.items():
         # What was not read then is another setting, not another source.
-        if (before := kept["inputs"].get(name)) is None:
+        if (before := kept.get(name)) is None:
             continue
         if before["classes"] != list(folder.classes):
             changed.append(str(folder.folder / RUN_FILE))
         for shard in sorted({*before["shards"], *folder.shard_hashes}):
-            if _differs(before["shards"].get(shard), folder, shard, kept["since_ns"]):
+            if _differs(before["shards"].get(shard), folder, shard, since_ns):
                 changed.append(str(folder.folder / shard))
     if changed:
         raise source_changed(changed[0], len(changed))
@@ -72,7 +71,6 @@ def _differs(before: Mapping[str, Any] | None, folder: ShardFolder, shard: str, 
 
 def _keep(path: Path, inputs: Mapping[str, ShardFolder]) -> None:
     """Write down which shards a run works with."""
-    since_ns = time.time_ns()
     kept = {
         name: {
             "classes": list(folder.classes),
@@ -83,4 +81,4 @@ def _keep(path: Path, inputs: Mapping[str, ShardFolder]) -> None:
         }
         for name, folder in inputs.items()
     }
-    write_json(path, {"since_ns": since_ns, "inputs": kept})
+    write_json(path, kept)
