@@ -201,6 +201,42 @@ def test_overwrite_clears_the_work_of_other_settings(tmp_path: Path) -> None:
     assert (outside / "kept").exists()
 
 
+def test_overwrite_that_was_killed_can_be_said_again_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim(tmp_path)
+    for name in (".synthmed/a.json", "a.tar", "b.tar"):
+        (tmp_path / name).touch()
+    with monkeypatch.context() as patch:
+
+        def kill(path: Path) -> None:
+            raise Interrupted(signal.SIGKILL, str(path))
+
+        patch.setattr("synthmed.files.outputs.remove", kill)
+        with pytest.raises(Interrupted):
+            claim(tmp_path, overwrite=True)
+    with pytest.raises(ResumeError, match="--overwrite"):
+        claim(tmp_path)
+    assert claim(tmp_path, overwrite=True) is False
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")] == [
+        ".synthmed",
+        ".synthmed/run.json",
+    ]
+
+
+def test_other_input_is_told_from_other_settings(tmp_path: Path) -> None:
+    def claim_with(**changes: str | None) -> bool:
+        config = {"model": "1", "weights": None, "seed": 1, **changes}
+        names = {"model": "model.safetensors", "weights": "weights.pth"}
+        return open_output(tmp_path, config, name="run.json", source=names)
+
+    claim_with()
+    with pytest.raises(ResumeError, match=r"source has changed since it was checked: model\.safetensors \(model: \"1"):
+        claim_with(model="2")
+    with pytest.raises(ResumeError, match="was made with other settings: weights: null there"):
+        claim_with(weights="2")
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_foreign_folder_is_refused_whatever_is_said(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
