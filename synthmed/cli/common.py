@@ -23,8 +23,8 @@ OverwriteOption = Annotated[
     bool,
     typer.Option(
         "--overwrite",
-        help="Make everything anew: what this command has put into the output folder is removed first, each time that "
-        "this is said. Leave it away to go on where a run was stopped.",
+        help="Make everything anew: an output folder of synthmed's is emptied first, each time that this is said. "
+        "Leave it away to go on where a run was stopped.",
     ),
 ]
 ShardsArgument = Annotated[

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from synthmed.errors import ResumeError
+from synthmed.errors import ResumeError, UsageError
 from synthmed.files.atomic import write_json
 from synthmed.files.content import read_json
 from synthmed.files.fingerprints import source_changed
@@ -44,6 +44,7 @@ def open_output(
     overwrite: bool = False,
     may_differ: Collection[str] = (),
     source: Mapping[str, str] | None = None,
+    reads: Iterable[Path] = (),
 ) -> bool:
     """Claim an output folder for one configuration.
 
@@ -54,18 +55,21 @@ def open_output(
         overwrite: Empty a folder that holds work of this command, also of the same configuration.
         may_differ: Top-level keys whose new values replace those there; the caller has seen that this is right.
         source: Top-level keys that stand for what was given to read, each with its name for the user.
+        reads: Files and folders that are to be read, which must not be removed.
 
     Returns:
         Whether the folder already held work of the same configuration, to go on with.
 
     Raises:
         ResumeError: The folder holds something else; each differing field is named with both values.
+        UsageError: The folder would have to be emptied of what is to be read.
     """
     path = folder / name
     wanted = json.loads(json.dumps(config))
     with naming_write_errors(folder):
         _remove_stale_parts({folder, path.parent})
         if file_size(path) is not None and overwrite:
+            _refuse_own_input(folder, reads)
             # Whose folder it is stays known: whoever is killed here can say --overwrite again, and nothing else.
             write_json(path, {})
             clear_folder(folder, but=path)
@@ -96,6 +100,14 @@ def _refuse_other(folder: Path, found: Any, wanted: dict[str, Any], source: Mapp
         f"{folder} was made with other settings: {'; '.join(differing)}",
         "use another folder, the same settings, or --overwrite to start anew",
     )
+
+
+def _refuse_own_input(folder: Path, reads: Iterable[Path]) -> None:
+    for path in reads:
+        places = [(path, folder)] if is_remote(path) or is_remote(folder) else [(path.absolute(), folder.absolute())]
+        places += [(path.resolve(), folder.resolve())]
+        if any(inner == outer or outer in inner.parents for inner, outer in places):
+            raise UsageError(f"--overwrite would remove what is to be read: {path}", "choose another output folder")
 
 
 def _take_over(path: Path, wanted: dict[str, Any], may_differ: Collection[str]) -> Any:

@@ -140,6 +140,7 @@ def _claim(folder: Path, stage: Stage, context: StageContext, settings: Mapping[
             overwrite=request.overwrite,
             may_differ=longer,
             source=source,
+            reads=[path for path in (context.start, request.vgg_weights) if path is not None],
         )
         write_json(folder / "version.json", {"synthmed_version": version.__version__})
     context.processes.wait()

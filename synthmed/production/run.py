@@ -69,7 +69,8 @@ def generate(
     """
     started = time.monotonic()
     if overwrite:
-        open_output(output, config.as_json(), name=RUN_FILE, overwrite=True)
+        reads = [path for path in (config.checkpoint, config.match) if path is not None]
+        open_output(output, config.as_json(), name=RUN_FILE, overwrite=True, reads=reads)
     else:
         config = fit_to_folder(config, output)
         source = {"checkpoint_sha256": str(config.checkpoint)}

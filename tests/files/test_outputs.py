@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from synthmed.errors import DataError, DeviceError, Interrupted, ResumeError
+from synthmed.errors import DataError, DeviceError, Interrupted, ResumeError, UsageError
 from synthmed.files.atomic import atomic_file, atomic_path, write_bytes, write_json
 from synthmed.files.content import hash_json, read_json
 from synthmed.files.locks import claim_file
@@ -222,6 +222,20 @@ def test_overwrite_that_was_killed_can_be_said_again_and_nothing_else(
         ".synthmed",
         ".synthmed/run.json",
     ]
+
+
+@pytest.mark.parametrize("where", [".", "b/c.png", "../link/b"])
+def test_overwrite_does_not_remove_what_is_to_be_read(tmp_path: Path, where: str) -> None:
+    folder = tmp_path / "out"
+    claim(folder)
+    (folder / "b").mkdir()
+    (folder / "b/c.png").touch()
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(UsageError, match="--overwrite would remove what is to be read"):
+        open_output(folder, CONFIG, name=".synthmed/run.json", overwrite=True, reads=[tmp_path, folder / where])
+    assert (folder / "b/c.png").exists() and claim(folder) is True
+    open_output(folder, CONFIG, name=".synthmed/run.json", overwrite=True, reads=[tmp_path, tmp_path / "out2"])
+    assert not (folder / "b").exists()
 
 
 def test_other_input_is_told_from_other_settings(tmp_path: Path) -> None:

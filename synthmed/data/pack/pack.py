@@ -124,7 +124,7 @@ def pack_images(
                 workers=threads,
             )
         run_config = _run_config(source, labels, config, info)
-        open_output(output, run_config, name=RUN_FILE, overwrite=overwrite, source=LISTING)
+        open_output(output, run_config, name=RUN_FILE, overwrite=overwrite, source=LISTING, reads=[path])
         _log_notes(source, labels)
         packer = Packer(source, first, info, config.image_format == "keep")
         with StopSignal() as stop:

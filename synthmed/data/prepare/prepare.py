@@ -100,7 +100,8 @@ def prepare_release(
     assign_splits(release.items, info.classes, fractions, config.seed)
     run_config = _run_config(release, config, folder_info)
     source = LISTING if release.draw is None else None
-    resumed = open_output(output, run_config, name=RUN_FILE, overwrite=overwrite, source=source)
+    reads = {item.label: item.path for item in release.items if item.path is not None}.values()
+    resumed = open_output(output, run_config, name=RUN_FILE, overwrite=overwrite, source=source, reads=reads)
     if resumed and (report := finished_report(output)):
         log(f"{output} is already complete")
         return report

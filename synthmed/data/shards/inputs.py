@@ -6,7 +6,7 @@ read none, and no start should read them all: shards that were not touched since
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ def open_run(
     overwrite: bool = False,
     may_differ: Collection[str] = (),
     source: Mapping[str, str] | None = None,
+    reads: Iterable[Path] = (),
 ) -> bool:
     """Claim an output folder for one configuration and the shards it is made from; see `files.outputs.open_output`.
 
@@ -41,7 +42,15 @@ def open_run(
     path = (folder / name).with_name(INPUTS_NAME)
     if path.is_file() and not overwrite:
         _refuse_changed(read_json(path), path.stat().st_mtime_ns, inputs)
-    resumed = open_output(folder, config, name=name, overwrite=overwrite, may_differ=may_differ, source=source)
+    resumed = open_output(
+        folder,
+        config,
+        name=name,
+        overwrite=overwrite,
+        may_differ=may_differ,
+        source=source,
+        reads=(*reads, *(given.folder for given in inputs.values())),
+    )
     _keep(path, inputs)
     return resumed
 
