@@ -93,7 +93,12 @@ DeviceOption = Annotated[
     typer.Option("--device", callback=device_name, help="auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."),
 ]
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Start anew where the output folder holds work made with other settings.")
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Make everything anew: an output folder of synthmed's is emptied first, each time that this is said. "
+        "Leave it away to go on where a run was stopped.",
+    ),
 ]
 ShardsArgument = Annotated[
     Path, typer.Argument(metavar="DIR", parser=location, help="Folder of shards, or its address.")

@@ -119,6 +119,7 @@ def generate_config(
         ranks=ranks,
         precision=precision,
         source_terms=source_license,
+        match=match,
     )
 
 

@@ -14,9 +14,10 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from synthmed.errors import ResumeError
+from synthmed.errors import ResumeError, UsageError
 from synthmed.files.atomic import write_json
 from synthmed.files.content import read_json
+from synthmed.files.fingerprints import source_changed
 from synthmed.files.locks import enter_folder, try_lock
 from synthmed.files.storage import (
     file_size,
@@ -38,7 +39,14 @@ def remove_stale_parts(folders: Iterable[Path]) -> None:
 
 
 def open_output(
-    folder: Path, config: Mapping[str, Any], *, name: str, overwrite: bool = False, may_differ: Collection[str] = ()
+    folder: Path,
+    config: Mapping[str, Any],
+    *,
+    name: str,
+    overwrite: bool = False,
+    may_differ: Collection[str] = (),
+    source: Mapping[str, str] | None = None,
+    reads: Iterable[Path] = (),
 ) -> bool:
     """Claim an output folder for one configuration.
 
@@ -46,39 +54,37 @@ def open_output(
         folder: Made if it is missing.
         config: Everything the output depends on; stored as `folder/name`.
         name: Path of the configuration file inside the folder.
-        overwrite: Empty a folder that holds other work of synthmed.
+        overwrite: Empty a folder that holds work of this command, also of the same configuration.
         may_differ: Top-level keys whose new values replace those there; the caller has seen that this is right.
+        source: Top-level keys that stand for what was given to read, each with its name for the user.
+        reads: Files and folders that are to be read, which must not be removed.
 
     Returns:
         Whether the folder already held work of the same configuration, to go on with.
 
     Raises:
         ResumeError: The folder holds something else; each differing field is named with both values.
+        UsageError: The folder would have to be emptied of what is to be read.
     """
     path = folder / name
     wanted = json.loads(json.dumps(config))
     with naming_write_errors(folder), enter_folder(folder) as alone:
         remove_stale_parts({folder, path.parent})
-        if file_size(path) is not None:
-            differing = differences(_take_over(path, wanted, may_differ if alone else ()), wanted)
-            if not differing:
-                return True
-            if not alone:
-                raise ResumeError(
-                    f"another command is at work in {folder} with other settings: {'; '.join(differing)}",
-                    "wait for its end, or use another folder",
-                )
-            if not overwrite:
-                raise ResumeError(
-                    f"{folder} was made with other settings: {'; '.join(differing)}",
-                    "use another folder, the same settings, or --overwrite to start anew",
-                )
-            clear_folder(folder)
+        # Another process in the folder may have emptied it for the same words already.
+        if file_size(path) is not None and overwrite and alone:
+            _refuse_own_input(folder, reads)
+            # Whose folder it is stays known: whoever is killed here can say --overwrite again, and nothing else.
+            write_json(path, {})
+            clear_folder(folder, but=path)
+        elif file_size(path) is not None:
+            found = _take_over(path, wanted, may_differ if alone else ())
+            _refuse_other(folder, found, wanted, source or {}, alone)
+            return True
         else:
             check_output(folder, name)
             if file_size(path) is not None:
                 # Another process of the same run has claimed the folder meanwhile.
-                return open_output(folder, config, name=name, may_differ=may_differ)
+                return open_output(folder, config, name=name, may_differ=may_differ, source=source)
         write_json(path, wanted)
     return False
 
@@ -107,6 +113,34 @@ def check_output(folder: Path, name: str | None = None) -> None:
             raise ResumeError(f"{folder} is not empty and was not made by this command", "use another folder")
 
 
+def _refuse_other(folder: Path, found: Any, wanted: dict[str, Any], source: Mapping[str, str], alone: bool) -> None:
+    """Raise if the folder's configuration is not the wanted one."""
+    differing = differences(found, wanted)
+    if not differing:
+        return
+    if not alone:
+        raise ResumeError(
+            f"another command is at work in {folder} with other settings: {'; '.join(differing)}",
+            "wait for its end, or use another folder",
+        )
+    if isinstance(found, dict):
+        changed = [words for key, words in source.items() if found.get(key) != wanted.get(key) and found.get(key)]
+        if changed:
+            raise source_changed(f"{', '.join(changed)} ({'; '.join(differing)})")
+    raise ResumeError(
+        f"{folder} was made with other settings: {'; '.join(differing)}",
+        "use another folder, the same settings, or --overwrite to start anew",
+    )
+
+
+def _refuse_own_input(folder: Path, reads: Iterable[Path]) -> None:
+    for path in reads:
+        places = [(path, folder)] if is_remote(path) or is_remote(folder) else [(path.absolute(), folder.absolute())]
+        places += [(path.resolve(), folder.resolve())]
+        if any(inner == outer or outer in inner.parents for inner, outer in places):
+            raise UsageError(f"--overwrite would remove what is to be read: {path}", "choose another output folder")
+
+
 def _take_over(path: Path, wanted: dict[str, Any], may_differ: Collection[str]) -> Any:
     """Return the configuration in a file, which gets the wanted one where they differ in these keys alone."""
     found = read_json(path)
@@ -124,12 +158,15 @@ def _holds_files(folder: Path) -> bool:
     return any(not entry.is_dir() or entry.is_symlink() for entry in found)
 
 
-def clear_folder(folder: Path) -> None:
-    """Empty a folder that is ours."""
+def clear_folder(folder: Path, *, but: Path | None = None) -> None:
+    """Empty a folder that is ours, of all but one file in it or below it."""
     with naming_write_errors(folder):
         for entry in list_folder(folder):
-            with contextlib.suppress(FileNotFoundError):
-                remove(entry)
+            if but is not None and entry in but.parents:
+                clear_folder(entry, but=but)
+            elif entry != but:
+                with contextlib.suppress(FileNotFoundError):
+                    remove(entry)
 
 
 def differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:

@@ -100,6 +100,15 @@ def file_size(path: Path) -> int | None:
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
+def remote_version(path: Path) -> list[int | str] | None:
+    """Return the size of a store's file and what the store changes with it; `None` where there is no such file."""
+    with contextlib.suppress(FileNotFoundError):
+        facts = _file_system(path).info(path.path)  # type: ignore[attr-defined]
+        names = ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created")
+        return [int(facts["size"] or 0), *(str(facts[name]) for name in names if facts.get(name))]
+    return None
+
+
 def list_folder(folder: Path) -> list[Path]:
     """Return what lies in a folder, by name; nothing where it is missing."""
     try:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from synthmed.data.shards.inputs import open_run
 from synthmed.data.shards.read import ShardFolder, open_folder
 from synthmed.errors import DataError
 from synthmed.files.atomic import write_json
 from synthmed.files.content import read_json
-from synthmed.files.outputs import open_output
 from synthmed.generators.families import FAMILIES
 from synthmed.generators.family import Recipe, Stage, StageContext, StageRequest
 from synthmed.generators.starts import find_start
@@ -100,7 +100,22 @@ def _claim(folder: Path, stage: Stage, context: StageContext, settings: Mapping[
             "data_hash": context.train.content_hash,
         }
         longer = (stage.name,) if _only_longer(folder / CONFIG_NAME, config, stage) else ()
-        open_output(folder, config, name=CONFIG_NAME, overwrite=request.overwrite, may_differ=longer)
+        source = {
+            "data_hash": str(request.data),
+            "autoencoder_sha256": str(context.start),
+            "vgg_sha256": str(request.vgg_weights),
+        }
+        inputs = {split.split: split for split in (context.train, context.validation)}
+        open_run(
+            folder,
+            config,
+            inputs,
+            name=CONFIG_NAME,
+            overwrite=request.overwrite,
+            may_differ=longer,
+            source=source,
+            reads=[path for path in (context.start, request.vgg_weights) if path is not None],
+        )
         write_json(folder / "version.json", {"synthmed_version": version.__version__})
     context.processes.wait()
 

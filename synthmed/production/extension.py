@@ -8,6 +8,7 @@ from pathlib import Path
 from synthmed.data.shards.plan import RUN_FILE, interleave
 from synthmed.errors import ResumeError
 from synthmed.files.content import read_json
+from synthmed.files.fingerprints import source_changed
 from synthmed.files.outputs import differences
 from synthmed.files.storage import file_size, naming_write_errors
 from synthmed.production.plan import GenerateConfig
@@ -23,7 +24,7 @@ def fit_to_folder(config: GenerateConfig, output: Path) -> GenerateConfig:
     A folder that holds fewer images of otherwise the same run is extended where the plan allows it.
 
     Raises:
-        ResumeError: The numbers of images differ and do not allow it.
+        ResumeError: The numbers of images differ and do not allow it, or follow a set that has changed.
     """
     if config.num_shards is not None:
         return config  # as fitted before
@@ -38,6 +39,8 @@ def fit_to_folder(config: GenerateConfig, output: Path) -> GenerateConfig:
     counts, shards = tuple(found["counts"][name] for name in config.header.classes), found["shards"]
     if counts == config.counts:
         return replace(config, num_shards=shards)
+    if config.match is not None:
+        raise source_changed(f"{config.match} ({'; '.join(differences(found['counts'], wanted['counts'], 'counts'))})")
     larger = extended(config, counts, shards)
     if larger is None:
         step = config.workers * config.ranks

@@ -43,6 +43,7 @@ class GenerateConfig:
         ranks: Training processes that it should be a multiple of.
         precision: Of the networks; fp32 gives the same images on every device but for rounding.
         source_terms: Licence or terms of the data that the model was trained on.
+        match: The real set that `counts` were taken from; `None` where they were given.
         num_shards: `None` for the number that suits counts, workers and ranks; a folder that was extended has its own.
 
     Raises:
@@ -60,6 +61,7 @@ class GenerateConfig:
     ranks: int = 1
     precision: Precision = "fp32"
     source_terms: str = NOT_STATED
+    match: Path | None = None
     num_shards: int | None = None
 
     def __post_init__(self) -> None:

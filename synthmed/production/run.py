@@ -44,10 +44,12 @@ def generate(
     # A model that cannot be loaded is better said before a folder is claimed, or emptied.
     renderer = Renderer(config, device, batch_size) if fresh else None
     if overwrite:
-        open_output(output, config.as_json(), name=RUN_FILE, overwrite=True)
+        reads = [path for path in (config.checkpoint, config.match) if path is not None]
+        open_output(output, config.as_json(), name=RUN_FILE, overwrite=True, reads=reads)
     else:
         config = fit_to_folder(config, output)
-        open_output(output, config.as_json(), name=RUN_FILE, may_differ=PLAN)
+        source = {"checkpoint_sha256": str(config.checkpoint)}
+        open_output(output, config.as_json(), name=RUN_FILE, may_differ=PLAN, source=source)
     paths = [output / shard_name(SPLIT, index) for index in range(config.shards)]
     missing = {index for index, path in enumerate(paths) if read_stats(path) is None}
     mine = [index for index in share.indices(config.shards) if index in missing]

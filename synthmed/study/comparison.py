@@ -20,9 +20,10 @@ from torch import Tensor
 from synthmed.classifier.config import ClassifierConfig
 from synthmed.classifier.training import Placement, mixed_batches, naming_lack_of_memory, predict, train_network
 from synthmed.data.sets.image_set import ImageSet, open_images
+from synthmed.data.shards.inputs import open_run
 from synthmed.files.atomic import write_json
 from synthmed.files.content import read_json
-from synthmed.files.outputs import STATE_FOLDER, open_output
+from synthmed.files.outputs import STATE_FOLDER
 from synthmed.metrics.statistics import auroc
 from synthmed.runtime import device as devices
 from synthmed.runtime.progress import log, progress
@@ -90,13 +91,15 @@ def run_comparison(comparison: Comparison, output: Path, *, overwrite: bool = Fa
     """Run the trainings that are not yet done, and return all of them.
 
     Raises:
-        ResumeError: The output folder holds other work.
+        ResumeError: The output folder holds other work, or what it was made from has changed.
         TrainingError: A loss is not finite.
         DeviceError: Memory is used up.
         Interrupted: A signal came; finished trainings are kept.
     """
     plan, config = comparison.plan(), comparison.config
-    open_output(output, comparison.fingerprint(), name=CONFIG_FILE, overwrite=overwrite)
+    inputs = {"test": comparison.folders.test, **comparison.folders.train}
+    source = {"initial_weights": "the weights to start from"}
+    open_run(output, comparison.fingerprint(), inputs, name=CONFIG_FILE, overwrite=overwrite, source=source)
     paths = {unit: output / TRAININGS_FOLDER / f"{unit[0]}-{unit[1]}.json" for unit in plan}
     missing = [unit for unit in plan if not paths[unit].exists()]
     if missing:

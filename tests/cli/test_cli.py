@@ -663,6 +663,23 @@ def test_match_makes_what_the_real_shards_lack(run: Run, tmp_path: Path, tiny_mo
     assert not (tmp_path / "no").exists()
 
 
+def test_model_or_set_that_has_changed_is_refused(
+    run: Run, tmp_path: Path, tiny_model_file: Path, save_tiny_model: SaveTinyModel
+) -> None:
+    classes = Classes(("RG", "NRG"))
+    data = write_data(tmp_path / "data", classes, (0, 0, 1, 0))
+    words = ("generate", "--checkpoint", tiny_model_file, "--match", data, "-o", tmp_path / "out", "--steps", "1")
+    said = "the source has changed since it was checked: "
+    assert run(*words).code == 0
+    write_data(data, classes, (0, 0, 1, 0, 0, 0))
+    failed(run(*words), 3, f"{said}{data} (counts.no-glaucoma: 2 there, 4 asked for)")
+    write_data(data, classes, (0, 0, 1, 0))
+    assert json.loads(run(*words, "--json").stdout)["made_now"] == 0
+    save_tiny_model(tiny_model_file, half=True)
+    failed(run(*words), 3, f"{said}{tiny_model_file} (checkpoint_sha256: ")
+    assert json.loads(run(*words, "--overwrite", "--json").stdout)["made_now"] == 2
+
+
 # ----------------------------------------------------------------------------------------------------------- train
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from synthmed.errors import DataError, DeviceError, Interrupted, ResumeError
+from synthmed.errors import DataError, DeviceError, Interrupted, ResumeError, UsageError
 from synthmed.files import atomic
 from synthmed.files.atomic import atomic_file, atomic_path, write_bytes, write_json
 from synthmed.files.content import hash_json, read_json
@@ -191,8 +191,9 @@ def test_new_folder_is_claimed_and_the_same_settings_resume(tmp_path: Path) -> N
     (folder / "work").touch()
     assert claim(folder) is True
     assert claim(folder, {**CONFIG, "classes": ("a", "b")}) is True  # a tuple is stored as a list
-    assert claim(folder, overwrite=True) is True
     assert (folder / "work").exists()
+    assert claim(folder, overwrite=True) is False
+    assert not (folder / "work").exists()
 
 
 def test_empty_folder_is_claimed(tmp_path: Path) -> None:
@@ -235,6 +236,56 @@ def test_overwrite_clears_the_work_of_other_settings(tmp_path: Path) -> None:
     ]
     assert read_json(folder / ".synthmed" / "run.json") == {"seed": 2}
     assert (outside / "kept").exists()
+
+
+def test_overwrite_that_was_killed_can_be_said_again_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim(tmp_path)
+    for name in (".synthmed/a.json", "a.tar", "b.tar"):
+        (tmp_path / name).touch()
+    with monkeypatch.context() as patch:
+
+        def kill(path: Path) -> None:
+            raise Interrupted(signal.SIGKILL, str(path))
+
+        patch.setattr("synthmed.files.outputs.remove", kill)
+        with pytest.raises(Interrupted):
+            claim(tmp_path, overwrite=True)
+    with pytest.raises(ResumeError, match="--overwrite"):
+        claim(tmp_path)
+    assert claim(tmp_path, overwrite=True) is False
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")] == [
+        ".synthmed",
+        ".synthmed/run.json",
+    ]
+
+
+@pytest.mark.parametrize("where", [".", "b/c.png", "../link/b"])
+def test_overwrite_does_not_remove_what_is_to_be_read(tmp_path: Path, where: str) -> None:
+    folder = tmp_path / "out"
+    claim(folder)
+    (folder / "b").mkdir()
+    (folder / "b/c.png").touch()
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(UsageError, match="--overwrite would remove what is to be read"):
+        open_output(folder, CONFIG, name=".synthmed/run.json", overwrite=True, reads=[tmp_path, folder / where])
+    assert (folder / "b/c.png").exists() and claim(folder) is True
+    open_output(folder, CONFIG, name=".synthmed/run.json", overwrite=True, reads=[tmp_path, tmp_path / "out2"])
+    assert not (folder / "b").exists()
+
+
+def test_other_input_is_told_from_other_settings(tmp_path: Path) -> None:
+    def claim_with(**changes: str | None) -> bool:
+        config = {"model": "1", "weights": None, "seed": 1, **changes}
+        names = {"model": "model.safetensors", "weights": "weights.pth"}
+        return open_output(tmp_path, config, name="run.json", source=names)
+
+    claim_with()
+    with pytest.raises(ResumeError, match=r"source has changed since it was checked: model\.safetensors \(model: \"1"):
+        claim_with(model="2")
+    with pytest.raises(ResumeError, match="was made with other settings: weights: null there"):
+        claim_with(weights="2")
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

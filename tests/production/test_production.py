@@ -187,7 +187,8 @@ def test_missing_shard_is_made_again_with_the_same_bytes(config, tmp_path):
         ({"seed": 5}, "seed: 4 there, 5 asked for"),
         ({"counts": (9, 16)}, "counts.glaucoma: 15 there, 16 asked for"),
         ({"settings": replace(SETTINGS, steps=4)}, "sampler.steps: 3 there, 4 asked for"),
-        ({"checkpoint_sha256": "0" * 64}, "checkpoint_sha256"),
+        ({"checkpoint_sha256": "0" * 64}, r"source has changed since it was checked: .*tiny.safetensors \(checkpoint_"),
+        ({"counts": (18, 30), "match": "real"}, "has changed since it was checked: real .counts.glaucoma: 15"),
     ],
 )
 def test_resume_refuses_another_command(config, tmp_path, change, named):
@@ -572,8 +573,9 @@ def test_model_that_cannot_be_loaded_claims_and_empties_no_folder(config, tmp_pa
 
 def test_overwrite_starts_anew(config, tmp_path):
     generate(config, tmp_path / "out", device="cpu")
-    found = generate(replace(config, counts=(8, 8)), tmp_path / "out", device="cpu", overwrite=True)
-    assert found["made_now"] == 16
+    for _ in range(2):
+        found = generate(replace(config, counts=(8, 8)), tmp_path / "out", device="cpu", overwrite=True)
+        assert found["made_now"] == 16
     assert len(read_all(tmp_path / "out")) == 16
 
 

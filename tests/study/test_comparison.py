@@ -167,6 +167,53 @@ def test_other_settings_in_the_same_folder_are_refused_unless_overwritten(run, r
     assert run(*words, "--lr", 0.01, "--overwrite")[0] == 0
 
 
+def swap(shard: Path) -> None:
+    """Change the pixels of a shard, but neither its size, nor its time, nor what its stats file states."""
+    before = shard.stat()
+    data = shard.read_bytes()
+    at = data.index(b"IDAT") + 40
+    shard.write_bytes(data[:at] + bytes(255 - byte for byte in data[at : at + 4]) + data[at + 4 :])
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(("place", "done"), [("real/test", 2), ("synthetic/train", 1)])
+def test_shards_that_have_changed_are_refused(run, real, synthetic, tmp_path, place, done):
+    words = ("--real", real, "--synthetic", synthetic, "--arms", "synthetic", "-o", tmp_path / "o")
+    assert run(*words)[0] == 0
+    for repetition in range(done, 2):
+        (tmp_path / "o" / comparison.TRAININGS_FOLDER / f"synthetic-{repetition}.json").unlink()
+    shard = tmp_path / f"{place}-000000.tar"
+    shard.touch()
+    assert run(*words)[0] == 0
+    swap(shard)
+    for _ in range(2):
+        code, out, err = run(*words)
+        assert (code, out) == (3, "")
+        assert f"the source has changed since it was checked: {shard}, 1 file (" in err
+
+
+def test_weights_that_have_changed_are_refused(run, real, tmp_path, monkeypatch):
+    monkeypatch.setattr("synthmed.classifier.networks.load_weights_file", lambda *_: None)
+    words = ("--real", real, "--arms", "real", "--seeds", 1, "--weights", tmp_path / "w.safetensors")
+    for content, expected in (("one", 0), ("two", 3)):
+        (tmp_path / "w.safetensors").write_text(content)
+        code, _, err = run(*words, "-o", tmp_path / "o")
+        assert code == expected
+    assert "the source has changed since it was checked: the weights to start from (initial_weights: " in err
+
+
+def test_overwrite_trains_anew(run, real, tmp_path):
+    words = ("--real", real, "--arms", "real", "--seeds", 1, "-o", tmp_path / "o")
+    run(*words)
+    training = tmp_path / "o" / comparison.TRAININGS_FOLDER / "real-0.json"
+    training.write_text(training.read_text().replace('"duration_sec": ', '"duration_sec": 1000'))
+    before = training.read_bytes()
+    run(*words)
+    assert training.read_bytes() == before
+    run(*words, "--overwrite")
+    assert training.read_bytes() != before
+
+
 def test_folder_with_other_files_is_not_written_to(run, real):
     code, _, err = run("--real", real, "--arms", "real", "-o", real, "--overwrite")
     assert code == 3 and "was not made by this command" in err

@@ -17,7 +17,8 @@ from synthmed.data.datasets import folder_info
 from synthmed.data.pack.labels import Labels, read_labels
 from synthmed.data.pack.samples import Look, Packer, check_items, find_first
 from synthmed.data.pack.sources import ImageSource, open_source
-from synthmed.data.prepare.prepare import check_known, leave_out
+from synthmed.data.prepare.changes import refuse_changes
+from synthmed.data.prepare.prepare import LISTING, check_known, leave_out
 from synthmed.data.prepare.raw import Problem, RawItem
 from synthmed.data.prepare.report import count_reasons
 from synthmed.data.prepare.samples import plan_splits, write_shards
@@ -33,6 +34,7 @@ from synthmed.runtime import version
 from synthmed.runtime.progress import log, printable
 from synthmed.runtime.signals import StopSignal
 
+COMMAND = "pack"
 MAX_ID_BYTES = 60  # split and number stand before it in a sample's key
 ORDER_SEED = 0
 
@@ -100,13 +102,13 @@ def pack_images(
         path: The source.
         output: Folder; made if it is missing, gone on with if it holds part of the same work.
         config: Everything else that the bytes depend on.
-        overwrite: Start anew where the folder holds other work.
+        overwrite: Start anew, whatever of this command's work the folder holds.
         threads: Threads that decode and encode; the number of cores by default.
 
     Raises:
         UsageError: Class names or a kind that do not fit.
         DataError: No images, no labels, or too many images that cannot be used.
-        ResumeError: The folder holds other work.
+        ResumeError: The folder holds other work, or the images have changed since they were checked.
         Interrupted: A signal came; finished shards are kept.
     """
     threads = threads or default_workers()
@@ -116,7 +118,17 @@ def pack_images(
         first = find_first(source, labels.labels)
         info = _folder_info(path, labels, first, config)
         items = [_make_item(path, name, labels) for name in sorted(labels.labels)]
-        open_output(output, _run_config(source, labels, config, info), name=RUN_FILE, overwrite=overwrite)
+        if not overwrite:
+            refuse_changes(
+                items,
+                output,
+                COMMAND,
+                stat=lambda item: source.stat_member(item.source),
+                read=lambda item: source.read(item.source),
+                workers=threads,
+            )
+        run_config = _run_config(source, labels, config, info)
+        open_output(output, run_config, name=RUN_FILE, overwrite=overwrite, source=LISTING, reads=[path])
         _log_notes(source, labels)
         check_known(source.problems, len(items) + len(source.problems), output, config.max_bad)
         packer = Packer(source, first, info, config.image_format == "keep")
@@ -197,7 +209,7 @@ def _run_config(source: ImageSource, labels: Labels, config: PackConfig, info: F
         [name, label, labels.groups.get(name, ""), source.files[name]] for name, label in sorted(labels.labels.items())
     ]
     return {
-        "command": "pack",
+        "command": COMMAND,
         "synthmed": version.__version__,
         "folder": info.as_config(),
         "source": printable(source.path.name),

@@ -10,7 +10,7 @@ from pathlib import Path
 from synthmed.data.images import decode_image, detect_format, encode_image
 from synthmed.data.pack.sources import ImageSource
 from synthmed.data.prepare.raw import Problem, RawItem
-from synthmed.data.prepare.scan import Row, hash_pixels, scan_rows
+from synthmed.data.prepare.scan import Row, checked_item, hash_pixels, refuse_other, scan_rows
 from synthmed.data.shards.card import FolderInfo
 from synthmed.data.shards.write import MetadataValue, Sample
 from synthmed.errors import DataError
@@ -59,29 +59,33 @@ class Packer:
     """Leave the images' bytes as they are."""
 
     def check(self, item: RawItem) -> Row:
-        """Return the hash of an image's pixels, or the reason why it cannot be used."""
+        """Return what identifies an image's file and pixels, or the reason why it cannot be used."""
+        kept: Row = {"stat": self.source.stat_member(item.source)}
         try:
             data = self.source.read(item.source)
+            kept["sha256"] = hashlib.sha256(data).hexdigest()
             image = decode_image(data, item.source)
         except DataError as error:
-            return {"reason": "unreadable", "detail": str(error)}
+            return {**kept, "reason": "unreadable", "detail": str(error)}
         height, width = image.shape[:2]
         if (width, height) != (self.first.width, self.first.height):
             detail = f"{width} x {height} pixels, not {self.first.width} x {self.first.height} as the first image"
-            return {"reason": "wrong size", "detail": detail}
+            return {**kept, "reason": "wrong size", "detail": detail}
         found = detect_format(data)
         if self.keep and found != self.first.image_format:
-            return {"reason": "other format", "detail": f"{found or 'unknown'}, not {self.first.image_format}"}
-        return {"pixels": hash_pixels(image)}
+            detail = f"{found or 'unknown'}, not {self.first.image_format}"
+            return {**kept, "reason": "other format", "detail": detail}
+        return {**kept, "pixels": hash_pixels(image)}
 
     def make(self, split: str, position: int, item: RawItem) -> Sample:
         """Return the sample that stands at `position` of its split.
 
         Raises:
             DataError: The image cannot be read any more.
+            ResumeError: It is another one than was checked.
         """
         name, synthetic = self.info.classes[item.label], self.info.kind == "synthetic"
-        data = self.source.read(item.source)
+        data = refuse_other(item, self.source.read(item.source))
         metadata: dict[str, MetadataValue] = {
             "label": item.label,
             "label_name": name,
@@ -109,7 +113,7 @@ def check_items(
     alike: dict[str, list[RawItem]] = {}
     for item, row in scan_rows(items, output, packer.check, threads, stop):
         if "pixels" in row:
-            usable.append(item)
+            usable.append(checked_item(item, row))
             alike.setdefault(row["pixels"], []).append(item)
         else:
             problems.append(Problem(item.source, row["reason"], row["detail"]))

@@ -22,6 +22,7 @@ from synthmed.data.pack.shards import Place, Samples, find_tars, is_sidecar, rea
 from synthmed.data.prepare.scan import read_file
 from synthmed.data.shards.tar import walk_tar
 from synthmed.errors import DataError
+from synthmed.files.fingerprints import Fingerprint, fingerprint
 from synthmed.files.storage import read_range
 
 STYLEGAN_FILE = "dataset.json"
@@ -57,6 +58,8 @@ class ImageSource(Contents):
     """Images by name, wherever they lie."""
 
     read_member: Callable[[str], bytes] = field(kw_only=True)
+    stat_member: Callable[[str], Fingerprint | None] = field(kw_only=True)
+    """Of the file, or of the archive in which it lies as that was when it was opened."""
     samples: Samples = field(default_factory=Samples)
     """What shards say of their images."""
 
@@ -96,7 +99,13 @@ def open_source(path: Path, exclude: Sequence[str] = ()) -> Iterator[ImageSource
         DataError: It is none of them, or broken.
     """
     if path.is_dir():
-        source = ImageSource(path, exclude, LABEL_FILES, read_member=lambda name: read_file(path / name, name))
+        source = ImageSource(
+            path,
+            exclude,
+            LABEL_FILES,
+            read_member=lambda name: read_file(path / name, name),
+            stat_member=lambda name: fingerprint(path / name),
+        )
         source.walk()
         if not source.images() and (tars := find_tars(path)):
             source = _open_tars(path, tars, exclude)
@@ -124,7 +133,14 @@ def _open_zip(path: Path, exclude: Sequence[str]) -> Iterator[ImageSource]:
         except _BROKEN_ZIP as error:
             raise DataError(f"{path} is a broken zip file: {error}") from error
         members: dict[str, zipfile.ZipInfo] = {}
-        source = ImageSource(path, exclude, LABEL_FILES, read_member=lambda name: _read_zip(archive, members[name]))
+        found = fingerprint(path)
+        source = ImageSource(
+            path,
+            exclude,
+            LABEL_FILES,
+            read_member=lambda name: _read_zip(archive, members[name]),
+            stat_member=lambda name: found,
+        )
         for info in archive.infolist():
             name, is_folder = plain_path(info.filename), info.filename.endswith(("/", "\\"))
             if source.add_member(name, info.file_size, is_folder=is_folder, problem=_zip_problem(info)):
@@ -155,7 +171,14 @@ def _open_tars(path: Path, tars: Sequence[Path], exclude: Sequence[str]) -> Imag
     """Return the images of one tar, or of all tars of a folder under the tar's name, with the labels of shards."""
     places: dict[str, Place] = {}
     sidecars: dict[str, Place] = {}
-    source = ImageSource(path, exclude, LABEL_FILES, read_member=lambda name: read_range(*places[name]))
+    found = {tar: fingerprint(tar) for tar in tars}
+    source = ImageSource(
+        path,
+        exclude,
+        LABEL_FILES,
+        read_member=lambda name: read_range(*places[name]),
+        stat_member=lambda name: found[places[name][0]],
+    )
     for tar in tars:
         with tar.open("rb") as file:
             for info in walk_tar(tar, file):

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from synthmed.data.pack.sources import METADATA_FILE, STYLEGAN_FILE
+from synthmed.data.shards.inputs import open_run
 from synthmed.data.shards.plan import RUN_FILE, SPLITS, safe_key
 from synthmed.data.shards.read import ShardFolder, find_shards, find_splits, open_folder
 from synthmed.data.shards.samples import Entry, index_shard, read_image_bytes
-from synthmed.data.shards.write import write_lines
+from synthmed.data.shards.write import read_stats, write_lines
 from synthmed.errors import DataError
 from synthmed.files.atomic import atomic_file
-from synthmed.files.outputs import open_output, remove_stale_parts
+from synthmed.files.outputs import remove_stale_parts
 from synthmed.files.storage import naming_write_errors
 from synthmed.runtime import version
 from synthmed.runtime.progress import Advance, progress
@@ -53,11 +54,11 @@ def unpack_folder(
         splits: Empty takes all.
         labels: "folders" writes a `metadata.jsonl` beside the class folders of each split, with a row for every image
             and its `file_name`, as Hugging Face's imagefolder has it; "stylegan" a `dataset.json` as StyleGAN has it.
-        overwrite: Start anew where the folder holds other work.
+        overwrite: Start anew, whatever of this command's work the folder holds.
 
     Raises:
         DataError: No such folder or split, or a shard is not in the contract's form.
-        ResumeError: The output folder holds something else.
+        ResumeError: The output folder holds something else, or the shards have changed since it was begun.
         Interrupted: A signal came; files are whole.
     """
     opened = [open_folder(folder, split) for split in splits or find_splits(folder) or SPLITS[:1]]
@@ -67,7 +68,7 @@ def unpack_folder(
         "labels": labels,
         "splits": {each.split: each.content_hash for each in opened},
     }
-    open_output(output, config, name=RUN_FILE, overwrite=overwrite)
+    open_run(output, config, {each.split: each for each in opened}, name=RUN_FILE, overwrite=overwrite)
     total = sum(len(each.entries) for each in opened)
     with StopSignal() as stop, progress("unpacking", total, "images") as advance:
         for each in opened:
@@ -102,7 +103,7 @@ def _write_images(folder: ShardFolder, target: Path, stop: StopSignal, advance: 
             (target / class_folder).mkdir(parents=True, exist_ok=True)
             remove_stale_parts([target / class_folder])
     for shard in find_shards(folder.folder, folder.split):
-        for entry, metadata in index_shard(shard):
+        for entry, metadata in index_shard(shard, read_stats(shard)):
             stop.check("run the same command again to go on")
             name = f"{class_folders[entry.label]}/{safe_key(entry.key)}.{entry.extension}"
             _write_image(target / name, entry)

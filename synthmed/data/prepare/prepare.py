@@ -14,10 +14,11 @@ from typing import Any
 
 from synthmed.data.datasets import DataSetInfo
 from synthmed.data.images import ImageFormat, ResizeMethod
+from synthmed.data.prepare.changes import refuse_changes
 from synthmed.data.prepare.raw import Problem, RawItem, Release
 from synthmed.data.prepare.report import PrepareReport, count_reasons, finished_report, make_report, write_report
 from synthmed.data.prepare.samples import SampleMaker, plan_splits, write_shards
-from synthmed.data.prepare.scan import SCAN_FOLDER, default_workers, scan_items
+from synthmed.data.prepare.scan import SCAN_FOLDER, default_workers, read_item, scan_items
 from synthmed.data.prepare.splits import assign_splits
 from synthmed.data.shards.card import NOT_STATED, FolderInfo
 from synthmed.data.shards.plan import RUN_FILE
@@ -26,12 +27,16 @@ from synthmed.data.shards.write import write_lines
 from synthmed.errors import DataError, UsageError
 from synthmed.files.atomic import atomic_file
 from synthmed.files.content import hash_json
+from synthmed.files.fingerprints import Fingerprint, fingerprint
 from synthmed.files.outputs import STATE_FOLDER, clear_folder, open_output
+from synthmed.files.storage import list_folder
 from synthmed.runtime import version
 from synthmed.runtime.progress import log
 from synthmed.runtime.signals import StopSignal
 
 LEFT_OUT_FILE = f"{STATE_FOLDER}/left_out.jsonl"
+COMMAND = "prepare"
+LISTING = {"listing_sha256": "the list of its images with their labels and groups"}
 MANY = 5  # problems named on stderr; all of them stand in the file
 
 
@@ -75,12 +80,12 @@ def prepare_release(
         release: From one of the readers.
         output: Folder; made if it is missing, gone on with if it holds part of the same work.
         config: Everything else that the bytes depend on.
-        overwrite: Start anew where the folder holds other work.
+        overwrite: Start anew, whatever of this command's work the folder holds.
         workers: Threads that decode and encode; the number of cores by default.
 
     Raises:
         DataError: A class does not occur or is too small, or too many images cannot be used.
-        ResumeError: The folder holds other work.
+        ResumeError: The folder holds other work, or the release has changed since it was checked.
         Interrupted: A signal came; finished shards are kept.
     """
     if config.name:
@@ -90,13 +95,18 @@ def prepare_release(
         log(note)
     folder_info = _folder_info(info, config)
     fractions = {"validation": config.validation, "test": config.test}
+    workers = workers or default_workers()
+    if release.draw is None and not overwrite:
+        refuse_changes(release.items, output, COMMAND, stat=_stat, read=read_item, workers=workers)
     # A class that is missing or too small is better said now than after an hour of checking images.
     assign_splits(release.items, info.classes, fractions, config.seed)
-    resumed = open_output(output, _run_config(release, config, folder_info), name=RUN_FILE, overwrite=overwrite)
+    run_config = _run_config(release, config, folder_info)
+    source = LISTING if release.draw is None else None
+    reads = {item.label: item.path for item in release.items if item.path is not None}.values()
+    resumed = open_output(output, run_config, name=RUN_FILE, overwrite=overwrite, source=source, reads=reads)
     if resumed and (report := finished_report(output)):
         log(f"{output} is already complete")
         return report
-    workers = workers or default_workers()
     maker = SampleMaker(info, config.size, config.resize, config.image_format, config.seed, release.draw)
     with StopSignal() as stop:
         usable, problems = _usable_items(release, output, config, workers, stop)
@@ -108,12 +118,16 @@ def prepare_release(
     return report
 
 
+def _stat(item: RawItem) -> Fingerprint | None:
+    return None if item.path is None else fingerprint(item.path)
+
+
 def _run_config(release: Release, config: PrepareConfig, folder_info: FolderInfo) -> dict[str, Any]:
     """Return all that the shards depend on; `max_bad` only decides whether they are written."""
     settings = {key: value for key, value in asdict(config).items() if key not in ("max_bad", "source_terms", "name")}
     listed = [[item.key, item.label, item.group, item.split or ""] for item in release.items]
     return {
-        "command": "prepare",
+        "command": COMMAND,
         "synthmed": version.__version__,
         "folder": folder_info.as_config(),
         "settings": settings,
@@ -198,8 +212,9 @@ def leave_out(problems: Sequence[Problem], total: int, output: Path, max_bad: fl
     if len(problems) > MANY:
         log(f"left out: {len(problems) - MANY} more, see {output / LEFT_OUT_FILE}")
     if len(problems) > max_bad * total:
-        # What was found is not to be remembered: the images may be there at the next run.
-        clear_folder(output / SCAN_FOLDER)
+        if not any(path.suffix == ".tar" for path in list_folder(output)):
+            # What was found is not to be remembered: the images may be there at the next run.
+            clear_folder(output / SCAN_FOLDER)
         reasons = ", ".join(f"{count} {reason}" for reason, count in count_reasons(problems).items())
         raise DataError(
             f"{len(problems)} of {total} images ({len(problems) / total:.1%}) cannot be used: {reasons};"

@@ -31,6 +31,8 @@ class RawItem:
     """Patient or other unit that must stay in one split."""
     split: str | None = None
     """Split that the release itself gives it; None leaves it to us."""
+    sha256: bytes = b""
+    """Of the file's bytes as they were checked; empty until then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The first pass over a release: every image is decoded once, and what cannot be used is named.
 
 Results are kept in `.synthmed/scan`, a file for every few hundred images, so that an interrupted pass goes on where it
-stopped.
+stopped, and that a later run can tell whether the release is still the one that was checked (see `changes`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from synthmed.data.images import ImageArray, decode_image
 from synthmed.data.prepare.raw import Problem, RawItem
@@ -20,6 +21,7 @@ from synthmed.data.shards.samples import MAX_IMAGE_BYTES
 from synthmed.errors import DataError
 from synthmed.files.atomic import write_json
 from synthmed.files.content import read_json
+from synthmed.files.fingerprints import fingerprint, source_changed
 from synthmed.files.outputs import STATE_FOLDER
 from synthmed.runtime.progress import Advance, progress
 from synthmed.runtime.signals import StopSignal
@@ -28,8 +30,9 @@ SCAN_FOLDER = f"{STATE_FOLDER}/scan"
 ITEMS_A_CHUNK = 500
 MIN_SIDE = 16
 
-Row = dict[str, str]
-"""`pixels`, the hash of an image that can be used, or `reason` and `detail` of one that cannot."""
+Row = dict[str, Any]
+"""`pixels`, the hash of an image that can be used, or `reason` and `detail` of one that cannot; beside it `source`, the
+image's name, and of a file its `stat`, the fingerprint, and `sha256`, the hash of its bytes if they could be read."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -72,15 +75,41 @@ def read_file(path: Path, name: str) -> bytes:
     return data
 
 
+def read_item(item: RawItem) -> bytes:
+    """Return the bytes of an item that is a file.
+
+    Raises:
+        DataError: The file is missing or cannot be read.
+    """
+    if item.path is None:
+        raise DataError(f"{item.source} is missing")
+    return read_file(item.path, item.source)
+
+
 def load_file(item: RawItem) -> ImageArray:
     """Return the pixels of an item that is a file.
 
     Raises:
         DataError: The file cannot be read or decoded.
+        ResumeError: It is another one than was checked.
     """
-    if item.path is None:
-        raise DataError(f"{item.source} is missing")
-    return decode_image(read_file(item.path, item.source), item.source)
+    return decode_image(refuse_other(item, read_item(item)), item.source)
+
+
+def refuse_other(item: RawItem, data: bytes) -> bytes:
+    """Return the bytes of an item's file if they are those that were checked.
+
+    Raises:
+        ResumeError: They are others.
+    """
+    if item.sha256 and hashlib.sha256(data).digest() != item.sha256:
+        raise source_changed(item.source)
+    return data
+
+
+def checked_item(item: RawItem, row: Row) -> RawItem:
+    """Return an item that from now on stands for the bytes that were checked alone."""
+    return replace(item, sha256=bytes.fromhex(row["sha256"]))
 
 
 def scan_items(
@@ -120,7 +149,7 @@ def scan_items(
         elif (first := of_label[item.label]) is not item:
             problems.append(Problem(item.source, "duplicate", f"same pixels as {first.source}"))
         else:
-            usable.append(item)
+            usable.append(checked_item(item, row))
     return usable, problems
 
 
@@ -134,9 +163,24 @@ def scan_rows(
     """
     with progress("checking images", len(items), "images") as advance:
         for start in range(0, len(items), ITEMS_A_CHUNK):
-            chunk = items[start : start + ITEMS_A_CHUNK]
-            path = output / SCAN_FOLDER / f"{start:09d}.json"
+            chunk, path = items[start : start + ITEMS_A_CHUNK], chunk_path(output, start)
             yield from zip(chunk, _scan_chunk(chunk, path, check, workers, stop, advance), strict=True)
+
+
+def chunk_path(output: Path, start: int) -> Path:
+    """Return where the results of the items from `start` on are kept."""
+    return output / SCAN_FOLDER / f"{start:09d}.json"
+
+
+def kept_rows(output: Path) -> Iterator[Row]:
+    """Yield what an earlier pass found, of the first item on; versions before kept less, which is passed over."""
+    start = 0
+    while (path := chunk_path(output, start)).is_file():
+        rows: list[Row] = read_json(path)
+        if not all("source" in row for row in rows):
+            return
+        yield from rows
+        start += ITEMS_A_CHUNK
 
 
 def _scan_chunk(
@@ -149,30 +193,35 @@ def _scan_chunk(
 ) -> list[Row]:
     if path.is_file():
         rows: list[Row] = read_json(path)
-        if len(rows) == len(chunk):
+        if [row.get("source") for row in rows] == [item.source for item in chunk]:
             advance(len(rows))
             return rows
     rows = []
-    for row in map_ordered(check, chunk, workers):
+    for item, row in zip(chunk, map_ordered(check, chunk, workers), strict=True):
         stop.check("run the same command again to go on")
-        rows.append(row)
+        rows.append({"source": item.source, **row})
         advance(1)
     write_json(path, rows)
     return rows
 
 
 def _check_item(item: RawItem, min_side: int) -> Row:
-    """Return the hash of an item's pixels, or the reason why it cannot be used."""
+    """Return what identifies an item's file and pixels, or the reason why it cannot be used."""
     if item.path is None:
         return {"reason": "missing", "detail": "listed, but there is no such file"}
+    # Before the file is read: should it be changed meanwhile, it is read again next time.
+    found: Row = {"stat": fingerprint(item.path)}
     try:
-        image = load_file(item)
+        data = read_item(item)
+        found["sha256"] = hashlib.sha256(data).hexdigest()
+        image = decode_image(data, item.source)
     except DataError as error:
-        return {"reason": "unreadable", "detail": str(error)}
+        return {**found, "reason": "unreadable", "detail": str(error)}
     height, width = image.shape[:2]
     if min(height, width) < min_side:
-        return {"reason": "wrong size", "detail": f"{width} x {height} pixels, at least {min_side} are needed"}
-    return {"pixels": hash_pixels(image)}
+        detail = f"{width} x {height} pixels, at least {min_side} are needed"
+        return {**found, "reason": "wrong size", "detail": detail}
+    return {**found, "pixels": hash_pixels(image)}
 
 
 def hash_pixels(image: ImageArray) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,6 +41,8 @@ class ShardFolder:
     entries: tuple[Entry, ...]
     content_hash: str
     """SHA-256 over the names and hashes of the shards, and over the labels where they are not those in the shards."""
+    shard_hashes: Mapping[str, str] = field(default_factory=dict)
+    """Name of each shard -> SHA-256, as its stats file states it, else computed."""
 
     @property
     def synthetic(self) -> bool | None:
@@ -75,21 +77,20 @@ def open_folder(folder: Path, split: str) -> ShardFolder:
     Raises:
         DataError: No such split, or a shard is not in the contract's form; the shard and the member are named.
     """
-    shards = find_shards(folder, split)
+    shards, hashes = find_shards(folder, split), dict[str, str]()
     described = read_description(folder)
     stated = find_lengths(folder, split, shards)
     entries: list[Entry] = []
     names: dict[int, set[str]] = {}
     kinds: set[str] = set()
-    content = hashlib.sha256()
     for shard in shards:
         stats = read_stats(shard)
-        for entry, metadata in index_shard(shard, {*stated[shard], *([stats.num_samples] if stats else [])}):
+        for entry, metadata in index_shard(shard, stats, stated[shard]):
             entries.append(entry)
             if len(called := names.setdefault(entry.label, set())) < 2:
                 called.add(plain_text(metadata.get("label_name"))[:MAX_NAME] or str(entry.label))
             kinds.add(sample_kind(metadata))
-        content.update(f"{shard.name} {stats.sha256 if stats else hash_file(shard)}\n".encode())
+        hashes[shard.name] = stats.sha256 if stats else hash_file(shard)
     _check_unique(entries)
     classes = _read_classes(folder, described, names)
     kind = described.get("kind") or (kinds.pop() if len(kinds) == 1 else "") or None
@@ -100,7 +101,8 @@ def open_folder(folder: Path, split: str) -> ShardFolder:
         classes=classes,
         kind=kind,
         entries=tuple(entries),
-        content_hash=content.hexdigest(),
+        content_hash=_content_hash(hashes),
+        shard_hashes=hashes,
     )
 
 
@@ -258,3 +260,7 @@ def _check_unique(entries: Iterable[Entry]) -> None:
         seen[entry.key] = entry.shard
     if not seen:
         raise DataError("the shards hold no samples")
+
+
+def _content_hash(hashes: Mapping[str, str]) -> str:
+    return hashlib.sha256("".join(f"{name} {sha256}\n" for name, sha256 in hashes.items()).encode()).hexdigest()

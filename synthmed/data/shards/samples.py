@@ -6,15 +6,18 @@ Whatever a shard holds, it can only raise a DataError that names the file and th
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import tarfile
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from synthmed.data.labels import MAX_CLASSES
+from synthmed.data.shards.plan import stats_path
 from synthmed.data.shards.tar import walk_tar
+from synthmed.data.shards.write import ShardStats
 from synthmed.errors import DataError
 from synthmed.files.content import parse_json
 from synthmed.files.storage import file_size, naming_read_errors, open_to_read, read_range
@@ -49,6 +52,8 @@ class Entry:
     label: int
     group: str
     """Patient or other unit that must not be in two splits; empty where the shard does not say."""
+    sha256: bytes = b""
+    """Of the image's bytes, as the shard's stats file states it; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,28 +73,63 @@ def read_image_bytes(entry: Entry) -> bytes:
     """Return the encoded image of a sample.
 
     Raises:
-        DataError: The shard is gone or has become shorter.
+        DataError: The shard is gone, has become shorter, or holds another image than its stats file states.
     """
     with naming_read_errors(entry.shard):
         data = read_range(entry.shard, entry.offset, entry.length)
     if len(data) != entry.length:
         raise DataError(f"{entry.shard} has become shorter: {entry.key} is cut", "write the shard again")
+    if entry.sha256 and hashlib.sha256(data).digest() != entry.sha256:
+        raise _not_as_stated(entry.shard, entry.key)
     return data
 
 
-def index_shard(shard: Path, stated: Collection[int] = ()) -> Iterator[tuple[Entry, dict[str, Any]]]:
+def _not_as_stated(shard: Path, key: str) -> DataError:
+    return DataError(
+        f"{shard} has changed since it was written: {key} is not what its stats file states",
+        f"make the shard again, or remove {stats_path(shard)} where the change is meant",
+    )
+
+
+def index_shard(
+    shard: Path, stats: ShardStats | None = None, stated: Collection[int] = ()
+) -> Iterator[tuple[Entry, dict[str, Any]]]:
     """Yield every sample of a shard with its metadata, which is empty where there is no `.json` member.
 
     Args:
         shard: The file.
-        stated: How many samples it holds, by each of the files that say so.
+        stats: What its stats file says: other labels are refused at once, other images when they are read.
+        stated: How many samples it holds, by each of the other files that say so.
 
     Raises:
-        DataError: The file is cut short, is no tar, or holds something else than samples in the contract's form, or not
-            as many as are stated.
+        DataError: The file is cut short, is no tar, or holds something else than samples in the contract's form, or
+            than what is stated.
     """
+    rows = _stated_rows(shard, stats) if stats else {}
+    missing = set(rows)
     with open_shard(shard) as file:
-        yield from _read_samples(shard, file, stated)
+        for entry, metadata in _read_samples(shard, file, {*stated, *([stats.num_samples] if stats else [])}):
+            if rows:
+                entry = _as_stated(entry, rows.get(entry.key, {}))
+                missing.discard(entry.key)
+            yield entry, metadata
+    if missing:
+        raise _not_as_stated(shard, min(missing))
+
+
+def _stated_rows(shard: Path, stats: ShardStats) -> dict[str, Mapping[str, Any]]:
+    try:
+        return {str(row["key"]): row for row in stats.samples}
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{stats_path(shard)} is not a shard's stats file", "remove it") from error
+
+
+def _as_stated(entry: Entry, row: Mapping[str, Any]) -> Entry:
+    """Return a sample with the hash that its image must have."""
+    sha256 = row.get("sha256")
+    if row.get("label") != entry.label or not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise _not_as_stated(entry.shard, entry.key)
+    return replace(entry, sha256=bytes.fromhex(sha256))
 
 
 def stream_shard(shard: Path, stated: Collection[int] = ()) -> Iterator[tuple[Entry, dict[str, Any], bytes]]:

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from synthmed.data.images import decode_image, encode_image
+from synthmed.data.pack import pack as packing
 from synthmed.data.pack.labels import read_labels
 from synthmed.data.pack.pack import PackConfig, PackReport, pack_images
-from synthmed.data.pack.samples import Packer
+from synthmed.data.pack.samples import Packer, check_items
 from synthmed.data.pack.sources import open_source
 from synthmed.data.shards.plan import shard_name
 from synthmed.data.shards.read import open_folder
@@ -521,13 +522,13 @@ def test_links_in_a_folder_lead_to_files_alone(tmp_path: Path) -> None:
     assert report.left_out == {"missing": 1, "refused": 2}
 
 
-def test_image_that_cannot_be_read_any_more_ends_the_run(tmp_path: Path) -> None:
+def test_image_that_is_another_one_later_ends_the_run(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "x", class_folders())
     pack(source, tmp_path / "out")
     (tmp_path / "out" / shard_name("train", 0)).unlink()
     name = "cat/deep/er/000.png"
     (source / name).write_bytes(bytes(len(picture(0))))
-    with pytest.raises(DataError, match=name):
+    with pytest.raises(ResumeError, match=f"the source has changed since it was checked: {name}, 1 file "):
         pack(source, tmp_path / "out")
 
 
@@ -572,8 +573,66 @@ def test_other_settings_are_not_mixed_in(tmp_path: Path, change: dict[str, Any])
 
 def test_other_images_are_not_mixed_in(tmp_path: Path) -> None:
     pack(write_zip(tmp_path / "x.zip", class_folders()), tmp_path / "out")
-    with pytest.raises(ResumeError, match="listed_images: 20 there, 22 asked for"):
+    with pytest.raises(ResumeError, match=r"the source has changed since it was checked: .*020\.png, 2 files"):
         pack(write_zip(tmp_path / "x.zip", class_folders(22)), tmp_path / "out")
+
+
+def with_other_pixels(files: Files) -> Files:
+    """Return the same names and sizes with other pixels in one file."""
+    name = min(files)
+    other = picture(999, "png")
+    assert len(other) == len(files[name])
+    return {**files, name: other}
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["complete", "stopped"])
+@pytest.mark.parametrize("write", [write_folder, write_zip, write_tar])
+def test_changed_source_is_refused_and_equal_bytes_are_not(
+    tmp_path: Path, write: Callable[[Path, Files], Path], whole: bool
+) -> None:
+    files = {name: picture(k) for k, name in enumerate(class_folders())}
+    source, output = write(tmp_path / "x", files), tmp_path / "out"
+    pack(source, output)
+    first = output / shard_name("train", 0)
+    before = first.read_bytes()
+    if not whole:
+        first.unlink()
+    written = source.stat()
+    write(source, with_other_pixels(files))
+    os.utime(source, ns=(written.st_atime_ns, written.st_mtime_ns))
+    for _ in range(2):
+        with pytest.raises(ResumeError, match=r"has changed since it was checked: cat/deep/er/000\.png, 1 file \("):
+            pack(source, output)
+    write(source, files)
+    pack(source, output)
+    assert first.read_bytes() == before
+    write(source, with_other_pixels(files))
+    pack_images(source, output, PackConfig(), overwrite=True)
+    assert first.read_bytes() != before
+
+
+def test_label_file_that_has_changed_is_refused(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "x", class_folders())
+    rows = [{"file_name": name, "label": k % 2} for k, name in enumerate(class_folders())]
+    (source / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pack(source, tmp_path / "out")
+    rows[3]["label"] = 0
+    (source / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ResumeError, match="since it was checked: the list of its images with their labels"):
+        pack(source, tmp_path / "out")
+
+
+def test_image_that_changes_while_it_is_packed_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_folder(tmp_path / "x", class_folders())
+
+    def check_then_change(*arguments: Any) -> Any:
+        found = check_items(*arguments)
+        (source / "dog/deep/er/003.png").write_bytes(picture(999))
+        return found
+
+    monkeypatch.setattr(packing, "check_items", check_then_change)
+    with pytest.raises(ResumeError, match=r"has changed since it was checked: dog/deep/er/003\.png \("):
+        pack(source, tmp_path / "out")
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)

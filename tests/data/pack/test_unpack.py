@@ -73,7 +73,11 @@ def test_every_image_lies_in_the_folder_of_its_class(folder: Path, tmp_path: Pat
     }
     assert {name: data for name, data in files.items() if name.endswith(".webp")} == expected
     rest = {name for name in files if not name.endswith(".webp")}
-    assert rest == {".synthmed/run.json", *(f"{split}/metadata.jsonl" for split in report.splits)}
+    assert rest == {
+        ".synthmed/run.json",
+        ".synthmed/inputs.json",
+        *(f"{split}/metadata.jsonl" for split in report.splits),
+    }
 
 
 def test_metadata_rows_say_all_that_the_samples_say(folder: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from synthmed.data.shards.samples import read_image_bytes
 from synthmed.data.shards.write import Sample, write_shard
 from synthmed.errors import DataError
 from synthmed.files.atomic import write_json
-from synthmed.files.content import hash_file
+from synthmed.files.content import hash_file, read_json
 
 IMAGE = encode_image(np.zeros((8, 8, 3), dtype=np.uint8), "png")
 Member = tuple[str, bytes]
@@ -407,6 +407,48 @@ def test_image_cut_after_indexing_is_refused(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DataError, match="cannot read"):
         read_image_bytes(entry)
+
+
+def change_bytes(path: Path, old: bytes, new: bytes) -> None:
+    data = path.read_bytes()
+    assert len(old) == len(new) and old in data
+    path.write_bytes(data.replace(old, new, 1))
+
+
+def test_image_that_its_stats_file_does_not_state_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    write_ours(tmp_path)
+    path = tmp_path / "train-000000.tar"
+    read = open_folder(tmp_path, "train")
+    image = read_image_bytes(read.entries[0])
+    other = bytes(255 - byte for byte in image)
+    change_bytes(path, image, other)
+    for entries in (read.entries, open_folder(tmp_path, "train").entries):
+        with pytest.raises(DataError, match=r"train-000000\.tar has changed since it was written: \S+ is not what"):
+            read_image_bytes(entries[0])
+    (tmp_path / ".synthmed/train-000000.json").unlink()
+    there = open_folder(tmp_path, "train")
+    assert read_image_bytes(there.entries[0]) == other
+    assert there.content_hash != read.content_hash
+
+
+def test_labels_and_keys_that_a_stats_file_does_not_state_are_refused(tmp_path: Path) -> None:
+    write_ours(tmp_path)
+    path = tmp_path / "train-000000.tar"
+    stats = read_json(tmp_path / ".synthmed/train-000000.json")
+    for change in ({"label": 7}, {"key": "other"}, {"sha256": "no hash"}):
+        rows = [{**stats["samples"][0], **change}, *stats["samples"][1:]]
+        write_json(tmp_path / ".synthmed/train-000000.json", {**stats, "samples": rows})
+        with pytest.raises(DataError, match="has changed since it was written"):
+            open_folder(tmp_path, "train")
+    more = [*stats["samples"], {**stats["samples"][0], "key": "zzz"}]
+    write_json(tmp_path / ".synthmed/train-000000.json", {**stats, "samples": more})
+    with pytest.raises(DataError, match=f"{path.name} has changed since it was written: zzz"):
+        open_folder(tmp_path, "train")
+    broken: Any
+    for broken in (7, [7], [{}]):
+        write_json(tmp_path / ".synthmed/train-000000.json", {**stats, "samples": broken})
+        with pytest.raises(DataError, match="is not a shard's stats file"):
+            open_folder(tmp_path, "train")
 
 
 def test_run_file_that_does_not_describe_the_folder_is_named(tmp_path: Path) -> None:

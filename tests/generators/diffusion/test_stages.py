@@ -1,6 +1,9 @@
 """The stages of a training: what each starts from, what it needs, and what its run folder keeps of that."""
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,6 +178,46 @@ def test_run_at_a_constant_rate_is_trained_longer(shards, trained, tmp_path):
         train_autoencoder(request(shards, tmp_path / "run", "autoencoder.steps=3"))
     with pytest.raises(ResumeError, match=r"autoencoder\.lr"):
         train_autoencoder(request(shards, tmp_path / "run", "autoencoder.steps=6", "autoencoder.lr=1e-4"))
+
+
+def swap(shard):
+    """Change the pixels of a shard, but neither its size, nor its time, nor what its stats file states."""
+    before, data = shard.stat(), shard.read_bytes()
+    at = data.index(b"IDAT") + 40
+    shard.write_bytes(data[:at] + bytes(255 - byte for byte in data[at : at + 4]) + data[at + 4 :])
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def make_anew(shard):
+    write_shard(shard, [Sample("a", encode_image(np.zeros((32, 32, 3), np.uint8), "png"), "png", 0, {})])
+
+
+@pytest.mark.parametrize(("split", "change"), [("train", swap), ("validation", make_anew)])
+def test_shards_that_have_changed_are_refused(shards, tmp_path, split, change):
+    folder, short = shutil.copytree(shards, tmp_path / "shards"), "diffusion.steps=2"
+    half = request(folder, tmp_path / "run", "autoencoder.steps=2", short)
+    dict(run_recipe(half))
+    models = {name: hash_file(tmp_path / "run" / name / "model.safetensors") for name in ("autoencoder", "diffusion")}
+    shard = folder / f"{split}-000000.tar"
+    shard.touch()
+    dict(run_recipe(half))
+    change(shard)
+    diffusion, start = DIFFUSION.stage("diffusion"), tmp_path / "run/autoencoder/model.safetensors"
+    longer = request(folder, tmp_path / "run", "autoencoder.steps=4", "diffusion.steps=4")
+    for train in (lambda which: train_autoencoder(which), lambda which: run_stage(which, diffusion, start)):
+        for wanted in (half, longer):
+            with pytest.raises(ResumeError, match=f"has changed since it was checked: {shard}, 1 file "):
+                train(wanted)
+    assert models == {name: hash_file(tmp_path / "run" / name / "model.safetensors") for name in models}
+
+
+def test_autoencoder_that_has_changed_is_refused(shards, trained, tmp_path):
+    start = shutil.copy(trained / "autoencoder" / "model.safetensors", tmp_path / "a.safetensors")
+    train_adversarial(request(shards, tmp_path / "run"), Path(start))
+    train_autoencoder(request(shards, tmp_path / "other", "autoencoder.steps=1"))
+    shutil.copy(tmp_path / "other" / "autoencoder" / "model.safetensors", start)
+    with pytest.raises(ResumeError, match=r"since it was checked: .*a\.safetensors \(autoencoder_sha256: "):
+        train_adversarial(request(shards, tmp_path / "run"), Path(start))
 
 
 def test_run_whose_rate_depends_on_the_steps_is_not(shards, tmp_path):
