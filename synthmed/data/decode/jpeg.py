@@ -18,8 +18,8 @@ _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 # Frames and tables; APP0 and APP14 tell which colours the components are.
 _NEEDED = _FRAMES | {0xC4, 0xCC, 0xDB, _DRI, 0xDC, 0xE0, 0xEE}
 _ALONE = frozenset({0x01, *range(0xD0, 0xDA)})
-# Each makes other pixels of those that are missing; so short that one of the first bits always differs.
-_FILLERS = tuple(bytes(pattern) * 16 for pattern in ([0x00], [0x55], [0xAA], [0x5A, 0x3C], [0xC3, 0x96], [0xFE]))
+# Each makes other pixels of those that are missing: their first bits differ, and they are longer than any block.
+_FILLERS = tuple(pattern * 2048 for pattern in (b"\0", b"\x55", b"\xaa", b"\x5a\x3c", b"\xc3\x96", b"\xfe"))
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -49,9 +49,9 @@ def find_kind(data: bytes) -> Kind | None:
 def name_kind(data: bytes) -> str:
     """Return in words what a file is that is no image; empty where nobody knows."""
     if not data:
-        return "empty"
+        return "an empty file"
     if not data.strip(b"\0"):
-        return "nothing but zeros"
+        return "a file of zeros"
     return next((what for start, place, what in _OTHERS if data.startswith(start, place)), "")
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from synthmed.data.decode.frame import MAX_XMP_BYTES, BrokenImage, Frame, Grey, read_orientation
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_GREY, _RGB = 0, 2
+_GREY, _RGB, _PALETTE = 0, 2, 3
 _NEEDED = (b"IHDR", b"PLTE", b"tRNS")
 _XMP, _EXIF = b"XML:com.adobe.xmp", b"Raw profile type exif"
 
@@ -57,7 +57,7 @@ def check_png(data: bytes) -> None:
     for chunk in chunks(data):
         kind = chunk.kind
         if not chunk.valid:
-            raise BrokenImage(f"wrong checksum in {kind!r}")
+            raise BrokenImage(f"wrong checksum in {kind.decode()}")
     if kind != b"IEND":
         raise BrokenImage("it has no end")
 
@@ -73,12 +73,14 @@ def read_png(data: bytes) -> Frame:
     """
     kept: list[bytes | memoryview] = [SIGNATURE]
     exif = xmp = header = transparent = b""
+    palette = False
     for chunk in chunks(data):
         if chunk.kind in _NEEDED and not chunk.valid:
-            raise BrokenImage(f"wrong checksum in {chunk.kind!r}")
+            raise BrokenImage(f"wrong checksum in {chunk.kind.decode()}")
         if chunk.kind == b"IHDR":
             header = header or bytes(chunk.data)
         if chunk.kind in (b"IHDR", b"PLTE"):
+            palette = palette or chunk.kind == b"PLTE"
             kept.append(chunk.whole)
         elif chunk.kind == b"tRNS":
             transparent = bytes(chunk.data)
@@ -93,6 +95,8 @@ def read_png(data: bytes) -> Frame:
     if len(header) < 13:
         raise BrokenImage("it has no header")
     width, height, depth, colour = struct.unpack_from(">IIBB", header)
+    if colour == _PALETTE and not palette:
+        raise BrokenImage("it has no palette")
     grey = None
     if (depth, colour) == (16, _GREY):
         grey = Grey(16, transparent=int.from_bytes(transparent[:2]) if transparent else None)

@@ -21,6 +21,7 @@ from synthmed.data.decode.frame import (
     read_tags,
 )
 
+MAX_CHANNELS = 6  # Pillow's own
 MAX_TILES = 1 << 20
 MAX_TILE_PIXELS = 1 << 24
 
@@ -28,7 +29,7 @@ _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_SIZES = 273, 277, 278, 279
 _MAX_VALUE, _PLANAR, _PREDICTOR, _COLOUR_MAP = 281, 284, 317, 320
 _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_SIZES = 322, 323, 324, 325
-_EXTRA, _SAMPLE_FORMAT, _SIGNED_MAX_VALUE, _XMP = 338, 339, 341, 700
+_EXTRA, _SAMPLE_FORMAT, _SIGNED_MAX_VALUE, _SUBSAMPLING, _XMP = 338, 339, 341, 530, 700
 # Fill order, fax options, JPEG tables, the old JPEG's own, and what YCbCr needs.
 _OF_CODECS = {266, 292, 293, 326, 327, 328, 347, *range(512, 522), 529, 530, 531, 532, 50674}
 _NEEDED = _OF_CODECS | {
@@ -36,8 +37,10 @@ _NEEDED = _OF_CODECS | {
     *(_PLANAR, _PREDICTOR, _COLOUR_MAP, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_SIZES, _EXTRA, _SAMPLE_FORMAT),
 }
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
+_COLOURS = {_RGB: 3, _YCBCR: 3, _CMYK: 4}
 _KINDS = {4: "a mask", 8: "CIE L*a*b*", 9: "ICC L*a*b*", 10: "ITU L*a*b*", 32803: "a colour filter array"}
 _JPEG = (6, 7)
+_PREMULTIPLIED = 1
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,11 @@ class _Layout:
         """Of one tile or strip in memory."""
         return self.block[0] * self.block[1] * max(1, sum(self.bits) // 8)
 
+    def describe(self) -> str:
+        """Return what kind of values there are, for those that are not read."""
+        bits = " and ".join(map(str, sorted(set(self.bits))))
+        return f"{len(self.bits)} channels of {bits} bits with PhotometricInterpretation {self.photometric}"
+
     @property
     def packed(self) -> bool:
         """Whether grey values of 9 to 15 bits stand without gaps."""
@@ -118,6 +126,9 @@ def read_tiff(data: bytes) -> Frame:
         new[_PHOTOMETRIC] = _number(_BLACK_IS_ZERO, new[_WIDTH].order)
     if layout.packed:
         new |= _as_bytes(layout, new[_WIDTH].order)
+    if len(layout.bits) == 2 and tags.get(_EXTRA) and tags[_EXTRA].values == (_PREMULTIPLIED,):
+        # On black such values are what they are.
+        new[_EXTRA] = _number(0, new[_WIDTH].order)
     if layout.photometric == _PALETTE and _COLOUR_MAP in new:
         new[_COLOUR_MAP] = _wide_palette(new[_COLOUR_MAP])
     new.pop(_SAMPLE_FORMAT, None)
@@ -130,7 +141,7 @@ def read_tiff(data: bytes) -> Frame:
         orientation=read_orientation(data, xmp),
         bytes_a_pixel=12 if layout.photometric == _YCBCR or layout.packed else 8,
         buffers=2 * layout.block_bytes,
-        values=f"{', '.join(map(str, layout.bits))} bits, PhotometricInterpretation {layout.photometric}",
+        values=layout.describe(),
         grey=grey,
     )
 
@@ -152,12 +163,21 @@ def _check_kind(layout: _Layout, tags: Mapping[int, Tag]) -> None:
         raise OtherImage(f"has {bits}-bit floating-point values", "scale them to 8 or 16 bits first")
     if layout.sample_format not in (1, 4):
         raise OtherImage("has complex values", "convert them to 8 or 16 bits first")
+    if len(layout.bits) > MAX_CHANNELS:
+        raise OtherImage(f"has {len(layout.bits)} channels", "convert it to grey or RGB")
     if bits > 16:
         raise OtherImage(f"has {bits} bits a pixel", "convert it to 8 or 16 bits")
     if layout.photometric in _KINDS:
         raise OtherImage(f"is a TIFF of {_KINDS[layout.photometric]}", "convert it to grey or RGB")
     if layout.packed and (layout.compression in _JPEG or tags.get(_PREDICTOR, _number(1, "<")).values != (1,)):
         raise OtherImage(f"has {bits}-bit values, compressed as no reader takes them", "convert it to 8 or 16 bits")
+    # Of channels that stand apart Pillow takes these wrongly, or not at all.
+    unclear = len(layout.bits) == 2 or (len(layout.bits) > _COLOURS.get(layout.photometric, 1) and _EXTRA not in tags)
+    if layout.planes > 1 and (unclear or (layout.compression == 1 and (bits > 8 or layout.photometric == _YCBCR))):
+        raise OtherImage("has its channels in planes, PlanarConfiguration 2", "save it with PlanarConfiguration 1")
+    subsampling = tags[_SUBSAMPLING].values if _SUBSAMPLING in tags else (2, 2)
+    if layout.photometric == _YCBCR and layout.compression == 1 and subsampling != (1, 1):
+        raise OtherImage("is a TIFF of subsampled YCbCr without compression", "convert it to RGB")
     top = _stated_top(layout, tags)
     if not layout.is_grey and bits == 16 and top:
         raise OtherImage(f"has colours of 16 bits with values up to {top}", "convert it to 8 bits")
