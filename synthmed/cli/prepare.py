@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from synthmed.cli.common import (
+    BitsOption,
     JsonOption,
     OverwriteOption,
     PositiveOption,
@@ -152,6 +153,7 @@ def prepare_airogs(
     test: TestOption = 0.3,
     max_bad: MaxBadOption = 0.01,
     image_format: FormatOption = "png",
+    bits: BitsOption = None,
     name: NameOption = None,
     source_license: SourceTermsOption = NOT_STATED,
     workers: WorkersOption = None,
@@ -179,6 +181,7 @@ def prepare_crcdx(
     test: OwnTestOption = 0.3,
     max_bad: MaxBadOption = 0.01,
     image_format: FormatOption = "png",
+    bits: BitsOption = None,
     name: NameOption = None,
     source_license: SourceTermsOption = NOT_STATED,
     workers: WorkersOption = None,
@@ -212,6 +215,7 @@ def prepare_chexpert(
     test: TestOption = 0.3,
     max_bad: MaxBadOption = 0.01,
     image_format: FormatOption = "png",
+    bits: BitsOption = None,
     name: NameOption = None,
     source_license: SourceTermsOption = NOT_STATED,
     workers: WorkersOption = None,
@@ -244,6 +248,7 @@ def prepare_images(
     test: TestOption = 0.3,
     max_bad: MaxBadOption = 0.01,
     image_format: FormatOption = "png",
+    bits: BitsOption = None,
     name: FolderNameOption = None,
     source_license: SourceTermsOption = NOT_STATED,
     workers: WorkersOption = None,
@@ -277,7 +282,7 @@ def prepare_phantom(
     _prepare(phantom_release(num_images), locals())
 
 
-_CONFIG = ("size", "resize", "validation", "test", "max_bad", "seed", "name", "image_format")
+_CONFIG = ("size", "resize", "validation", "test", "max_bad", "seed", "name", "image_format", "bits")
 
 
 def _prepare(release: Release, options: dict[str, Any]) -> None:

@@ -59,10 +59,14 @@ class PackConfig:
     max_bad: float = 0.01
     """Largest share of images that may be left out."""
     source_terms: str = "not stated"
+    bits: int | None = None
+    """Depth of 16-bit grey values whose header states none; None takes the full range."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad <= 1:
             raise UsageError(f"--max-bad is not a share: {self.max_bad}", "from 0 to 1")
+        if self.bits is not None and self.image_format == "keep":
+            raise UsageError("--bits changes no image that is kept as it is", "give --image-format png")
         if self.dataset is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.dataset):
             raise UsageError(f"--dataset cannot be used as a name: {self.dataset!r}", "letters, digits, '-' and '_'")
 
@@ -114,7 +118,7 @@ def pack_images(
         items = [_make_item(path, name, labels) for name in sorted(labels.labels)]
         open_output(output, _run_config(source, labels, config, info), name=RUN_FILE, overwrite=overwrite)
         _log_notes(source, labels)
-        packer = Packer(source, first, info, config.image_format == "keep")
+        packer = Packer(source, first, info, config.image_format == "keep", config.bits)
         with StopSignal() as stop:
             usable, problems, duplicates = check_items(items, packer, output, threads, stop)
             problems = [*source.problems, *labels.problems, *problems]
@@ -193,6 +197,7 @@ def _run_config(source: ImageSource, labels: Labels, config: PackConfig, info: F
             "image_format": config.image_format,
             "workers": config.workers,
             "ranks": config.ranks,
+            **({} if config.bits is None else {"bits": config.bits}),
         },
         "listed_images": len(listed),
         "listing_sha256": hash_json(listed),

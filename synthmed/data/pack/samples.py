@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from synthmed.data.images import decode_image, detect_format, encode_image
+from synthmed.data.images import decode, decode_image, detect_format, encode_image
 from synthmed.data.pack.sources import ImageSource
+from synthmed.data.prepare.depth import DepthNote
 from synthmed.data.prepare.raw import Problem, RawItem
-from synthmed.data.prepare.scan import Row, hash_pixels, scan_rows
+from synthmed.data.prepare.scan import Row, describe_pixels, scan_rows
 from synthmed.data.shards.card import FolderInfo
 from synthmed.data.shards.write import MetadataValue, Sample
 from synthmed.errors import DataError
@@ -57,22 +58,24 @@ class Packer:
     info: FolderInfo
     keep: bool
     """Leave the images' bytes as they are."""
+    bits: int | None = None
+    """Depth of 16-bit grey values whose header states none."""
 
     def check(self, item: RawItem) -> Row:
         """Return the hash of an image's pixels, or the reason why it cannot be used."""
         try:
             data = self.source.read(item.source)
-            image = decode_image(data, item.source)
+            image = decode(data, item.source, bits=self.bits)
         except DataError as error:
             return {"reason": "unreadable", "detail": str(error)}
-        height, width = image.shape[:2]
+        height, width = image.pixels.shape[:2]
         if (width, height) != (self.first.width, self.first.height):
             detail = f"{width} x {height} pixels, not {self.first.width} x {self.first.height} as the first image"
             return {"reason": "wrong size", "detail": detail}
         found = detect_format(data)
         if self.keep and found != self.first.image_format:
             return {"reason": "other format", "detail": f"{found or 'unknown'}, not {self.first.image_format}"}
-        return {"pixels": hash_pixels(image)}
+        return describe_pixels(image)
 
     def make(self, split: str, position: int, item: RawItem) -> Sample:
         """Return the sample that stands at `position` of its split.
@@ -95,7 +98,7 @@ class Packer:
         }
         if not self.keep:
             text = {"dataset": self.info.dataset, "label_name": name} if synthetic else None
-            data = encode_image(decode_image(data, item.source), "png", text=text, synthetic=synthetic)
+            data = encode_image(decode_image(data, item.source, bits=self.bits), "png", text=text, synthetic=synthetic)
         key = f"{split}-{position:07d}-{item.key}"
         return Sample(key, data, self.info.image_format, item.label, metadata)
 
@@ -107,12 +110,15 @@ def check_items(
     usable: list[RawItem] = []
     problems: list[Problem] = []
     pixels: set[str] = set()
+    depths = DepthNote(packer.bits)
     for item, row in scan_rows(items, output, packer.check, threads, stop):
+        depths.add(row)
         if "pixels" in row:
             usable.append(item)
             pixels.add(row["pixels"])
         else:
             problems.append(Problem(item.source, row["reason"], row["detail"]))
+    depths.log()
     duplicates = len(usable) - len(pixels)
     if duplicates:
         # A generator that repeats itself is to be measured as it is.

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from synthmed.data.images import IMAGE_SUFFIXES
 from synthmed.data.prepare.raw import Problem
-from synthmed.data.prepare.scan import read_file
+from synthmed.data.prepare.scan import need_for_file, read_file
 from synthmed.data.prepare.tables import find_files
 from synthmed.data.shards.samples import MAX_IMAGE_BYTES
 from synthmed.data.shards.tar import walk_tar
@@ -71,6 +71,7 @@ class ImageSource:
             DataError: It cannot be read.
         """
         try:
+            need_for_file(self.files[name])
             return self.read_member(name)
         except _BROKEN_ZIP as error:
             raise DataError(f"{name} cannot be read: {error}") from error

@@ -14,13 +14,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from synthmed.data.images import ImageArray, decode_image
+import numpy as np
+
+from synthmed.data.images import Decoded, ImageArray, decode
+from synthmed.data.prepare.depth import DepthNote
 from synthmed.data.prepare.raw import Problem, RawItem
 from synthmed.data.shards.samples import MAX_IMAGE_BYTES
 from synthmed.errors import DataError
 from synthmed.files.atomic import write_json
 from synthmed.files.content import read_json
 from synthmed.files.outputs import STATE_FOLDER
+from synthmed.runtime.memory import IMAGES
 from synthmed.runtime.progress import Advance, progress
 from synthmed.runtime.signals import StopSignal
 
@@ -29,7 +33,8 @@ ITEMS_A_CHUNK = 500
 MIN_SIDE = 16
 
 Row = dict[str, str]
-"""`pixels`, the hash of an image that can be used, or `reason` and `detail` of one that cannot."""
+"""`pixels`, the hash of an image that can be used, or `reason` and `detail` of one that cannot; `peak` of `Decoded`,
+where it has one."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,7 +49,7 @@ def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], worke
         ahead: deque[Future[Result]] = deque()
         try:
             for item in items:
-                ahead.append(pool.submit(function, item))
+                ahead.append(pool.submit(_within_budget, function, item))
                 if len(ahead) > 2 * workers:
                     yield ahead.popleft().result()
             while ahead:
@@ -52,6 +57,12 @@ def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], worke
         finally:
             for future in ahead:
                 future.cancel()
+
+
+def _within_budget(function: Callable[[Item], Result], item: Item) -> Result:
+    # What an item needs is its own until the function has made something small of it.
+    with IMAGES.task():
+        return function(item)
 
 
 def read_file(path: Path, name: str) -> bytes:
@@ -64,6 +75,7 @@ def read_file(path: Path, name: str) -> bytes:
         if path.exists() and not path.is_file():
             raise DataError(f"{name} is not a file")
         with path.open("rb") as file:
+            need_for_file(os.fstat(file.fileno()).st_size)
             data = file.read(MAX_IMAGE_BYTES + 1)
     except OSError as error:
         raise DataError(f"{name} cannot be read: {error.strerror}") from error
@@ -72,19 +84,34 @@ def read_file(path: Path, name: str) -> bytes:
     return data
 
 
-def load_file(item: RawItem) -> ImageArray:
+def need_for_file(num_bytes: int) -> None:
+    """Take room for a file of an image, and for what is at least made of it, before it is read."""
+    IMAGES.need(3 * min(num_bytes, MAX_IMAGE_BYTES))
+
+
+def load_file(item: RawItem, bits: int | None = None) -> Decoded:
     """Return the pixels of an item that is a file.
+
+    Args:
+        item: The item.
+        bits: Depth of 16-bit grey whose header states none.
 
     Raises:
         DataError: The file cannot be read or decoded.
     """
     if item.path is None:
         raise DataError(f"{item.source} is missing")
-    return decode_image(read_file(item.path, item.source), item.source)
+    return decode(read_file(item.path, item.source), item.source, bits=bits)
 
 
 def scan_items(
-    items: Sequence[RawItem], output: Path, size: int, workers: int, stop: StopSignal
+    items: Sequence[RawItem],
+    output: Path,
+    size: int,
+    workers: int,
+    stop: StopSignal,
+    *,
+    bits: int | None = None,
 ) -> tuple[list[RawItem], list[Problem]]:
     """Return the usable items, and a problem for each of the others, both in the order of the items.
 
@@ -97,13 +124,17 @@ def scan_items(
     usable: list[RawItem] = []
     problems: list[Problem] = []
     first: dict[str, str] = {}
-    for item, row in scan_rows(items, output, lambda item: _check_item(item, max(MIN_SIDE, size // 2)), workers, stop):
+    min_side = max(MIN_SIDE, size // 2)
+    depths = DepthNote(bits)
+    for item, row in scan_rows(items, output, lambda item: _check_item(item, min_side, bits), workers, stop):
+        depths.add(row)
         if "pixels" not in row:
             problems.append(Problem(item.source, row["reason"], row["detail"]))
         elif (other := first.setdefault(row["pixels"], item.source)) != item.source:
             problems.append(Problem(item.source, "duplicate", f"same pixels as {other}"))
         else:
             usable.append(item)
+    depths.log()
     return usable, problems
 
 
@@ -144,24 +175,32 @@ def _scan_chunk(
     return rows
 
 
-def _check_item(item: RawItem, min_side: int) -> Row:
+def _check_item(item: RawItem, min_side: int, bits: int | None) -> Row:
     """Return the hash of an item's pixels, or the reason why it cannot be used."""
     if item.path is None:
         return {"reason": "missing", "detail": "listed, but there is no such file"}
     try:
-        image = load_file(item)
+        image = load_file(item, bits)
     except DataError as error:
         return {"reason": "unreadable", "detail": str(error)}
-    height, width = image.shape[:2]
+    height, width = image.pixels.shape[:2]
     if min(height, width) < min_side:
         return {"reason": "wrong size", "detail": f"{width} x {height} pixels, at least {min_side} are needed"}
-    return {"pixels": hash_pixels(image)}
+    return describe_pixels(image)
+
+
+def describe_pixels(image: Decoded) -> Row:
+    """Return what a scan remembers of an image that can be used."""
+    peak = {} if image.peak is None else {"peak": str(image.peak)}
+    return {"pixels": hash_pixels(image.pixels), **peak}
 
 
 def hash_pixels(image: ImageArray) -> str:
     """Return the SHA-256 of an image's size and pixels."""
     height, width = image.shape[:2]
-    return hashlib.sha256(f"{width}x{height}".encode() + image.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{width}x{height}".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
 
 
 def default_workers() -> int:

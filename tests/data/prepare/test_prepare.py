@@ -157,11 +157,11 @@ def test_stop_while_checking_goes_on_later(airogs: Path, tmp_path: Path, monkeyp
     check = scan._check_item
     checked: list[str] = []
 
-    def stopping(item: Any, min_side: int) -> Any:
+    def stopping(item: Any, *limits: Any) -> Any:
         checked.append(item.source)
         if len(checked) == 60:
             os.kill(os.getpid(), signal.SIGINT)
-        return check(item, min_side)
+        return check(item, *limits)
 
     monkeypatch.setattr(scan, "_check_item", stopping)
     with pytest.raises(Interrupted) as error:
