@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from synthmed.errors import CheckpointError
+from synthmed.files.zips import open_zip
 from synthmed.formats.pickles import Named, Understanding, interpret
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class CheckpointFile:
 
 def read_zip(file: IO[bytes], size: int) -> Contents:
     """Read the format that PyTorch has written since 1.6: `NAME/data.pkl` and `NAME/data/KEY` for each storage."""
-    with zipfile.ZipFile(file) as archive:
+    with open_zip(file) as archive:
         members = archive.infolist()
         _check_members(members, size)
         (pickled,) = [info for info in members if info.filename.endswith("/data.pkl")]

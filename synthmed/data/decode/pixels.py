@@ -11,13 +11,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, _imaging
 
 from synthmed.data.decode.frame import BrokenImage, Frame, Grey, OtherImage
 
 ImageArray = NDArray[np.uint8]
 
 BAND_PIXELS = 1 << 20
+# Blocks of an image above what the C library keeps for later (32 MB): they go back to the system when it is freed.
+_imaging.set_block_size(64 << 20)
+
 _ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
 

@@ -24,6 +24,7 @@ from synthmed.data.prepare.tables import find_files
 from synthmed.data.shards.samples import MAX_IMAGE_BYTES
 from synthmed.data.shards.tar import walk_tar
 from synthmed.errors import DataError
+from synthmed.files.zips import open_zip
 from synthmed.runtime.progress import printable
 
 STYLEGAN_FILE = "dataset.json"
@@ -134,7 +135,7 @@ def open_source(path: Path) -> Iterator[ImageSource]:
 def _open_zip(path: Path) -> Iterator[ImageSource]:
     with contextlib.ExitStack() as stack:
         try:
-            archive = stack.enter_context(zipfile.ZipFile(path))
+            archive = stack.enter_context(open_zip(stack.enter_context(path.open("rb"))))
         except _BROKEN_ZIP as error:
             raise DataError(f"{path} is a broken zip file: {error}") from error
         members: dict[str, zipfile.ZipInfo] = {}
