@@ -124,6 +124,17 @@ SourceTermsOption = Annotated[
     str,
     typer.Option("--source-license", metavar="TEXT", help="Licence or terms of the source data, for the data card."),
 ]
+BitsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--bits",
+        min=8,
+        max=16,
+        help="Bits of the values in 16-bit grey images whose header does not state them, as in PNG: 12 makes 4095 "
+        "white.",
+        show_default="16",
+    ),
+]
 ThreadsOption = Annotated[
     int | None,
     typer.Option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from synthmed.cli.common import (
+    BitsOption,
     ExcludeOption,
     JsonOption,
     LoaderWorkersOption,
@@ -86,6 +87,7 @@ def pack(
     split: SplitOption = "train",
     kind: KindOption = "synthetic",
     image_format: FormatOption = "png",
+    bits: BitsOption = None,
     classes: ClassesOption = None,
     positive: PositiveOption = None,
     dataset: DatasetOption = None,
@@ -120,6 +122,7 @@ def pack(
         split=split,
         kind=kind,
         image_format=image_format,
+        bits=bits,
         dataset=dataset,
         positive=positive,
         classes=tuple(classes or ()),

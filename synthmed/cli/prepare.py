@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from synthmed.cli.common import (
+    BitsOption,
     ExcludeOption,
     JsonOption,
     OverwriteOption,
@@ -223,6 +224,7 @@ def prepare_airogs(
     test: TestOption = 0.3,
     max_bad: MaxBadOption = 0.01,
     image_format: FormatOption = "png",
+    bits: BitsOption = None,
     name: NameOption = None,
     source_license: SourceTermsOption = NOT_STATED,
     workers: WorkersOption = None,
@@ -251,6 +253,7 @@ def prepare_crcdx(
     test: OwnTestOption = 0.3,
     max_bad: MaxBadOption = 0.01,
     image_format: FormatOption = "png",
+    bits: BitsOption = None,
     name: NameOption = None,
     source_license: SourceTermsOption = NOT_STATED,
     workers: WorkersOption = None,
@@ -285,6 +288,7 @@ def prepare_chexpert(
     test: TestOption = 0.3,
     max_bad: MaxBadOption = 0.01,
     image_format: FormatOption = "png",
+    bits: BitsOption = None,
     name: NameOption = None,
     source_license: SourceTermsOption = NOT_STATED,
     workers: WorkersOption = None,
@@ -322,6 +326,7 @@ def prepare_images(
     test: TestOption = 0.3,
     max_bad: MaxBadOption = 0.01,
     image_format: FormatOption = "png",
+    bits: BitsOption = None,
     name: FolderNameOption = None,
     source_license: SourceTermsOption = NOT_STATED,
     workers: WorkersOption = None,
@@ -366,7 +371,7 @@ def prepare_phantom(
     _prepare(phantom_release(num_images), locals())
 
 
-_CONFIG = ("size", "resize", "validation", "test", "max_bad", "seed", "name", "image_format")
+_CONFIG = ("size", "resize", "validation", "test", "max_bad", "seed", "name", "image_format", "bits")
 
 
 def _prepare(release: Release, options: dict[str, Any]) -> None:

@@ -8,25 +8,31 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
+from synthmed.data.decode.frame import BrokenImage, OtherImage
+from synthmed.data.decode.kinds import ALL_KINDS, Kind, find_kind, read_frame
+from synthmed.data.decode.pixels import ImageArray as ImageArray
+from synthmed.data.decode.pixels import decode_frame
+from synthmed.data.decode.png import check_png
 from synthmed.errors import DataError
+from synthmed.runtime.memory import IMAGES
 
-ImageArray = NDArray[np.uint8]
 ImageFormat = Literal["png", "webp", "jpg"]
 ResizeMethod = Literal["crop", "stretch"]
 DigitalSource = Literal["trainedAlgorithmicMedia", "algorithmicMedia"]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
-DECODED_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
+SHARD_KINDS: tuple[Kind, ...] = ("PNG", "WebP", "JPEG")
+"""What shards may hold."""
 MAX_PIXELS = 64_000_000  # 192 MB as RGB; the largest photographs of the supported releases have about 20 million
 
-# What Pillow's decoders raise on broken files, found with cut and flipped bytes; UnidentifiedImageError is an OSError.
+# What Pillow's decoders raise on broken files, found with cut and flipped bytes.
 _BROKEN_IMAGE = (
     OSError,
     ValueError,
@@ -40,7 +46,6 @@ _BROKEN_IMAGE = (
     struct.error,
     zlib.error,
 )
-_BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
@@ -51,32 +56,49 @@ _XMP = (
 )
 
 
-def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> ImageArray:
-    """Return an encoded image as RGB pixels, upright as its EXIF orientation says.
+@dataclass(frozen=True)
+class Decoded:
+    """An image, and what a set is judged by."""
 
-    Grey is repeated to three channels, 16-bit grey is scaled from its full range (65535 becomes 255), transparent
-    pixels are laid on black, and of several frames the first is taken.
+    pixels: ImageArray
+    peak: int | None
+    """Largest value of 16-bit grey whose header states no smaller depth; None for all other images."""
+
+
+def decode_image(
+    data: bytes, name: str, *, kinds: Sequence[Kind] = ALL_KINDS, max_pixels: int = MAX_PIXELS, bits: int | None = None
+) -> ImageArray:
+    """Return an encoded image as RGB pixels, upright as its EXIF orientation says; see `decode`."""
+    return decode(data, name, kinds=kinds, max_pixels=max_pixels, bits=bits).pixels
+
+
+def decode(
+    data: bytes, name: str, *, kinds: Sequence[Kind] = ALL_KINDS, max_pixels: int = MAX_PIXELS, bits: int | None = None
+) -> Decoded:
+    """Decode an image as its header means it.
+
+    Grey is repeated to three channels. Grey of more than 8 bits is scaled from the full range of its depth, which a
+    TIFF states (BitsPerSample, or MaxSampleValue where that is all ones in binary); colours of 16 bits keep the upper
+    8. White is 255 also where the file has it as zero. Transparent pixels are laid on black, and of several frames or
+    pages the first is taken. Metadata is never decoded, and a JPEG or PNG that lacks only its end has its pixels.
 
     Args:
-        data: PNG, JPEG, WebP, TIFF or BMP.
+        data: The file's bytes.
         name: What to call the image in an error.
+        kinds: What the bytes may be, whatever the name says.
         max_pixels: Largest width times height; read from the header, before any pixel is decoded.
+        bits: Depth of 16-bit grey values whose header states none; None takes the full range.
 
     Raises:
-        DataError: The bytes are no such image, are cut short or hold too many pixels.
+        DataError: The bytes are no such image, are cut short, hold too many pixels or values of another kind.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=DECODED_FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                raise DataError(f"{name} has too many pixels: {image.width} x {image.height}", f"at most {max_pixels}")
-            # Raises for a file cut short: Pillow fills the rest with grey only where LOAD_TRUNCATED_IMAGES is set.
-            image.load()
-            return np.ascontiguousarray(_to_rgb(ImageOps.exif_transpose(image), name))
-    except _BOMB as error:
-        raise DataError(f"{name} has too many pixels", f"at most {max_pixels}") from error
-    except UnidentifiedImageError as error:
-        # Pillow's own words hold an address, which differs from run to run.
-        raise DataError(f"{name} is not an image", "PNG, JPEG, WebP, TIFF and BMP are read") from error
+        with IMAGES.task():
+            frame = read_frame(data, kinds, max_pixels)
+            IMAGES.need(frame.memory)
+            return Decoded(*decode_frame(frame, bits))
+    except OtherImage as error:
+        raise DataError(f"{name} {error}", error.remedy) from error
     except _BROKEN_IMAGE as error:
         raise DataError(f"{name} is a broken image: {error}") from error
 
@@ -88,34 +110,19 @@ def check_checksums(data: bytes, name: str) -> None:
         DataError: A checksum is wrong.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=DECODED_FORMATS) as image:
-            image.verify()
-    except _BROKEN_IMAGE as error:
+        kind = find_kind(data)
+        if kind is None:
+            raise BrokenImage("nothing that is known")
+        if kind == "PNG":
+            check_png(data)
+    except BrokenImage as error:
         raise DataError(f"{name} is a broken image: {error}") from error
 
 
 def detect_format(data: bytes) -> ImageFormat | None:
     """Return what an encoded image is by its first bytes; None if it is no PNG, WebP or JPEG."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "webp"
-    return "jpg" if data.startswith(b"\xff\xd8\xff") else None
-
-
-def _to_rgb(image: Image.Image, name: str) -> ImageArray:
-    """Return any of Pillow's modes as [H, W, 3] uint8."""
-    # Older Pillow opens 16-bit PNG as 32-bit "I".
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        values = np.asarray(image).astype(np.float64)
-        grey = np.rint(np.clip(values, 0, 65535) / 257).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode in ("I", "F"):
-        raise DataError(f"{name} has 32 bits a pixel", "convert it to 8 or 16 bits")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(black, image.convert("RGBA"))
-    return np.asarray(image.convert("RGB"))
+    formats: dict[Kind | None, ImageFormat] = {"PNG": "png", "WebP": "webp", "JPEG": "jpg"}
+    return formats.get(find_kind(data))
 
 
 def resize_image(image: ImageArray, size: int | tuple[int, int], method: ResizeMethod) -> ImageArray:

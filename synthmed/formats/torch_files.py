@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from synthmed.errors import CheckpointError
+from synthmed.files.zips import open_zip
 from synthmed.formats import safetensors_files
 from synthmed.formats.pickles import Named, Understanding, interpret
 
@@ -191,7 +192,7 @@ def _read_safetensors(file: IO[bytes], size: int) -> Contents:
 
 def read_zip(file: IO[bytes], size: int) -> Contents:
     """Read the format that PyTorch has written since 1.6: `NAME/data.pkl` and `NAME/data/KEY` for each storage."""
-    with zipfile.ZipFile(file) as archive:
+    with open_zip(file) as archive:
         members = archive.infolist()
         _check_members(members, size)
         (pickled,) = [info for info in members if info.filename.endswith("/data.pkl")]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synthmed.config.recipes import recipe_names
-from synthmed.data.images import decode_image
+from synthmed.data.images import SHARD_KINDS, decode_image
 from synthmed.data.shards.read import ShardFolder, open_folder
 from synthmed.data.shards.samples import read_image_bytes
 from synthmed.errors import RecipeError
@@ -59,7 +59,7 @@ def choose_recipe(data: Path, device: str) -> Choice:
 
 def _look_at(train: ShardFolder) -> _Looks:
     step = max(1, len(train.entries) // LOOKED_AT)
-    images = [decode_image(read_image_bytes(entry), entry.key) for entry in train.entries[::step]]
+    images = [decode_image(read_image_bytes(entry), entry.key, kinds=SHARD_KINDS) for entry in train.entries[::step]]
     grey = all((image[..., :1] == image).all() for image in images)
     return _Looks(min(min(image.shape[:2]) for image in images), 1 if grey else 3)
 

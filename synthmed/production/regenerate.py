@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthmed.config.tables import from_dict, shown
-from synthmed.data.images import decode_image
+from synthmed.data.images import SHARD_KINDS, decode_image
 from synthmed.data.shards.read import find_shards
 from synthmed.data.shards.samples import index_shard, read_image_bytes
 from synthmed.errors import CheckpointError, DataError, RecipeError
@@ -64,7 +64,7 @@ def regenerate(folder: Path, key: str, checkpoints: Iterable[tuple[Path, str]], 
     )
     if entry is None:
         raise DataError(f"{folder} holds no sample {key}", "its keys stand in .synthmed/manifest.jsonl")
-    stored = decode_image(read_image_bytes(entry), key)
+    stored = decode_image(read_image_bytes(entry), key, kinds=SHARD_KINDS)
     config = _config(metadata, key, checkpoints)
     image = Renderer(config, device, batch_size=1).sample([Planned(0, metadata["label"], metadata["index"])])[0]
     if image.shape != stored.shape:

@@ -64,10 +64,14 @@ class PackConfig:
     exclude: tuple[str, ...] = ()
     """Shell patterns of files and folders that are passed over."""
     source_terms: str = "not stated"
+    bits: int | None = None
+    """Depth of 16-bit grey values whose header states none; None takes the full range."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad <= 1:
             raise UsageError(f"--max-bad is not a share: {self.max_bad}", "from 0 to 1")
+        if self.bits is not None and self.image_format == "keep":
+            raise UsageError("--bits changes no image that is kept as it is", "give --image-format png")
         if self.dataset is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.dataset):
             raise UsageError(f"--dataset cannot be used as a name: {self.dataset!r}", "letters, digits, '-' and '_'")
 
@@ -131,7 +135,7 @@ def pack_images(
         open_output(output, run_config, name=RUN_FILE, overwrite=overwrite, source=LISTING, reads=[path])
         _log_notes(source, labels)
         check_known(source.problems, len(items) + len(source.problems), output, config.max_bad)
-        packer = Packer(source, first, info, config.image_format == "keep")
+        packer = Packer(source, first, info, config.image_format == "keep", config.bits)
         with StopSignal() as stop:
             usable, problems, duplicates = check_items(items, packer, output, threads, stop)
             problems = [*source.problems, *labels.problems, *problems]
@@ -218,6 +222,7 @@ def _run_config(source: ImageSource, labels: Labels, config: PackConfig, info: F
             "image_format": config.image_format,
             "workers": config.workers,
             "ranks": config.ranks,
+            **({} if config.bits is None else {"bits": config.bits}),
         },
         "listed_images": len(listed),
         "listing_sha256": hash_json(listed),

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from synthmed.data.images import decode_image, detect_format, encode_image
+from synthmed.data.images import decode, decode_image, detect_format, encode_image
 from synthmed.data.pack.sources import ImageSource
+from synthmed.data.prepare.depth import DepthNote
 from synthmed.data.prepare.raw import Problem, RawItem
-from synthmed.data.prepare.scan import Row, checked_item, hash_pixels, refuse_other, scan_rows
+from synthmed.data.prepare.scan import Row, checked_item, describe_pixels, refuse_other, scan_rows
 from synthmed.data.shards.card import FolderInfo
 from synthmed.data.shards.write import MetadataValue, Sample
 from synthmed.errors import DataError
@@ -57,6 +58,8 @@ class Packer:
     info: FolderInfo
     keep: bool
     """Leave the images' bytes as they are."""
+    bits: int | None = None
+    """Depth of 16-bit grey values whose header states none."""
 
     def check(self, item: RawItem) -> Row:
         """Return what identifies an image's file and pixels, or the reason why it cannot be used."""
@@ -64,10 +67,10 @@ class Packer:
         try:
             data = self.source.read(item.source)
             kept["sha256"] = hashlib.sha256(data).hexdigest()
-            image = decode_image(data, item.source)
+            image = decode(data, item.source, bits=self.bits)
         except DataError as error:
             return {**kept, "reason": "unreadable", "detail": str(error)}
-        height, width = image.shape[:2]
+        height, width = image.pixels.shape[:2]
         if (width, height) != (self.first.width, self.first.height):
             detail = f"{width} x {height} pixels, not {self.first.width} x {self.first.height} as the first image"
             return {**kept, "reason": "wrong size", "detail": detail}
@@ -75,7 +78,7 @@ class Packer:
         if self.keep and found != self.first.image_format:
             detail = f"{found or 'unknown'}, not {self.first.image_format}"
             return {**kept, "reason": "other format", "detail": detail}
-        return {**kept, "pixels": hash_pixels(image)}
+        return {**kept, **describe_pixels(image)}
 
     def make(self, split: str, position: int, item: RawItem) -> Sample:
         """Return the sample that stands at `position` of its split.
@@ -99,7 +102,7 @@ class Packer:
         }
         if not self.keep:
             text = {"dataset": self.info.dataset, "label_name": name} if synthetic else None
-            data = encode_image(decode_image(data, item.source), "png", text=text, synthetic=synthetic)
+            data = encode_image(decode_image(data, item.source, bits=self.bits), "png", text=text, synthetic=synthetic)
         key = f"{split}-{position:07d}-{item.key}"
         return Sample(key, data, self.info.image_format, item.label, metadata)
 
@@ -111,12 +114,15 @@ def check_items(
     usable: list[RawItem] = []
     problems: list[Problem] = []
     alike: dict[str, list[RawItem]] = {}
+    depths = DepthNote(packer.bits)
     for item, row in scan_rows(items, output, packer.check, threads, stop):
+        depths.add(row)
         if "pixels" in row:
             usable.append(checked_item(item, row))
             alike.setdefault(row["pixels"], []).append(item)
         else:
             problems.append(Problem(item.source, row["reason"], row["detail"]))
+    depths.log()
     duplicates = len(usable) - len(alike)
     if duplicates:
         # A generator that repeats itself is to be measured as it is.

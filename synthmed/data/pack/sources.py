@@ -19,11 +19,12 @@ from pathlib import Path, PurePosixPath
 from synthmed.data.folders import Contents
 from synthmed.data.names import plain_path
 from synthmed.data.pack.shards import Place, Samples, find_tars, is_sidecar, read_samples
-from synthmed.data.prepare.scan import read_file
+from synthmed.data.prepare.scan import need_for_file, read_file
 from synthmed.data.shards.tar import walk_tar
 from synthmed.errors import DataError
 from synthmed.files.fingerprints import Fingerprint, fingerprint
 from synthmed.files.storage import read_range
+from synthmed.files.zips import open_zip
 
 STYLEGAN_FILE = "dataset.json"
 METADATA_FILE = "metadata.jsonl"
@@ -70,6 +71,7 @@ class ImageSource(Contents):
             DataError: It cannot be read.
         """
         try:
+            need_for_file(self.files[name])
             return self.read_member(name)
         except _BROKEN_ZIP as error:
             raise DataError(f"{name} cannot be read: {error}") from error
@@ -129,7 +131,7 @@ def open_source(path: Path, exclude: Sequence[str] = ()) -> Iterator[ImageSource
 def _open_zip(path: Path, exclude: Sequence[str]) -> Iterator[ImageSource]:
     with contextlib.ExitStack() as stack:
         try:
-            archive = stack.enter_context(zipfile.ZipFile(path))
+            archive = stack.enter_context(open_zip(stack.enter_context(path.open("rb"))))
         except _BROKEN_ZIP as error:
             raise DataError(f"{path} is a broken zip file: {error}") from error
         members: dict[str, zipfile.ZipInfo] = {}

@@ -58,6 +58,8 @@ class PrepareConfig:
     name: str | None = None
     """Of the data set in the shards; None takes the release's."""
     source_terms: str = NOT_STATED
+    bits: int | None = None
+    """Depth of 16-bit grey values whose header states none, 8 to 16; None takes the full range."""
 
     def __post_init__(self) -> None:
         if not (self.validation > 0 and self.test > 0 and self.validation + self.test < 1):
@@ -107,7 +109,7 @@ def prepare_release(
     if resumed and (report := finished_report(output)):
         log(f"{output} is already complete")
         return report
-    maker = SampleMaker(info, config.size, config.resize, config.image_format, config.seed, release.draw)
+    maker = SampleMaker(info, config.size, config.resize, config.image_format, config.seed, release.draw, config.bits)
     with StopSignal() as stop:
         usable, problems = _usable_items(release, output, config, workers, stop)
         splits = assign_splits(usable, info.classes, fractions, config.seed)
@@ -125,6 +127,8 @@ def _stat(item: RawItem) -> Fingerprint | None:
 def _run_config(release: Release, config: PrepareConfig, folder_info: FolderInfo) -> dict[str, Any]:
     """Return all that the shards depend on; `max_bad` only decides whether they are written."""
     settings = {key: value for key, value in asdict(config).items() if key not in ("max_bad", "source_terms", "name")}
+    if config.bits is None:
+        del settings["bits"]
     listed = [[item.key, item.label, item.group, item.split or ""] for item in release.items]
     return {
         "command": COMMAND,
@@ -177,7 +181,9 @@ def _usable_items(
         return release.items, []
     total = len(release.items) + len(release.problems)
     check_known(release.problems, total, output, config.max_bad)
-    usable, found = scan_items(release.items, release.info.classes, output, config.size, workers, stop)
+    usable, found = scan_items(
+        release.items, release.info.classes, output, config.size, workers, stop, bits=config.bits
+    )
     problems = [*release.problems, *found]
     leave_out(problems, total, output, config.max_bad)
     return usable, problems

@@ -46,6 +46,8 @@ class SampleMaker:
     """Of drawn images."""
     draw: Draw | None
     """Makes images that are not read from files."""
+    bits: int | None = None
+    """Depth of 16-bit grey whose header states none."""
 
     def make(self, split: str, position: int, item: RawItem) -> Sample:
         """Return the sample that stands at `position` of its split.
@@ -75,7 +77,7 @@ class SampleMaker:
         if self.draw is not None:
             image, known = self.draw(item, self.seed, self.size)
             return image, {**known, "generator": "phantom"}
-        image = load_file(item)
+        image = load_file(item, self.bits).pixels
         if self.info.intensity == "grey-stretch":
             return stretch_range(resize_image(to_grey(image), self.size, self.resize)), {}
         return resize_image(image, self.size, self.resize), {}

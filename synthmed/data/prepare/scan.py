@@ -15,7 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from synthmed.data.images import ImageArray, decode_image
+import numpy as np
+
+from synthmed.data.images import Decoded, ImageArray, decode
+from synthmed.data.prepare.depth import DepthNote
 from synthmed.data.prepare.raw import Problem, RawItem
 from synthmed.data.shards.samples import MAX_IMAGE_BYTES
 from synthmed.errors import DataError
@@ -23,6 +26,7 @@ from synthmed.files.atomic import write_json
 from synthmed.files.content import read_json
 from synthmed.files.fingerprints import fingerprint, source_changed
 from synthmed.files.outputs import STATE_FOLDER
+from synthmed.runtime.memory import IMAGES
 from synthmed.runtime.progress import Advance, progress
 from synthmed.runtime.signals import StopSignal
 
@@ -32,7 +36,8 @@ MIN_SIDE = 16
 
 Row = dict[str, Any]
 """`pixels`, the hash of an image that can be used, or `reason` and `detail` of one that cannot; beside it `source`, the
-image's name, and of a file its `stat`, the fingerprint, and `sha256`, the hash of its bytes if they could be read."""
+image's name, `peak` of `Decoded` where it has one, and of a file its `stat`, the fingerprint, and `sha256`, the hash of
+its bytes if they could be read."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -47,7 +52,7 @@ def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], worke
         ahead: deque[Future[Result]] = deque()
         try:
             for item in items:
-                ahead.append(pool.submit(function, item))
+                ahead.append(pool.submit(_within_budget, function, item))
                 if len(ahead) > 2 * workers:
                     yield ahead.popleft().result()
             while ahead:
@@ -55,6 +60,12 @@ def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], worke
         finally:
             for future in ahead:
                 future.cancel()
+
+
+def _within_budget(function: Callable[[Item], Result], item: Item) -> Result:
+    # What an item needs is its own until the function has made something small of it.
+    with IMAGES.task():
+        return function(item)
 
 
 def read_file(path: Path, name: str) -> bytes:
@@ -67,6 +78,7 @@ def read_file(path: Path, name: str) -> bytes:
         if path.exists() and not path.is_file():
             raise DataError(f"{name} is not a file")
         with path.open("rb") as file:
+            need_for_file(os.fstat(file.fileno()).st_size)
             data = file.read(MAX_IMAGE_BYTES + 1)
     except OSError as error:
         raise DataError(f"{name} cannot be read: {error.strerror}") from error
@@ -86,14 +98,23 @@ def read_item(item: RawItem) -> bytes:
     return read_file(item.path, item.source)
 
 
-def load_file(item: RawItem) -> ImageArray:
+def need_for_file(num_bytes: int) -> None:
+    """Take room for a file of an image, and for what is at least made of it, before it is read."""
+    IMAGES.need(3 * min(num_bytes, MAX_IMAGE_BYTES))
+
+
+def load_file(item: RawItem, bits: int | None = None) -> Decoded:
     """Return the pixels of an item that is a file.
+
+    Args:
+        item: The item.
+        bits: Depth of 16-bit grey whose header states none.
 
     Raises:
         DataError: The file cannot be read or decoded.
         ResumeError: It is another one than was checked.
     """
-    return decode_image(refuse_other(item, read_item(item)), item.source)
+    return decode(refuse_other(item, read_item(item)), item.source, bits=bits)
 
 
 def refuse_other(item: RawItem, data: bytes) -> bytes:
@@ -113,7 +134,14 @@ def checked_item(item: RawItem, row: Row) -> RawItem:
 
 
 def scan_items(
-    items: Sequence[RawItem], classes: Sequence[str], output: Path, size: int, workers: int, stop: StopSignal
+    items: Sequence[RawItem],
+    classes: Sequence[str],
+    output: Path,
+    size: int,
+    workers: int,
+    stop: StopSignal,
+    *,
+    bits: int | None = None,
 ) -> tuple[list[RawItem], list[Problem]]:
     """Return the usable items, and a problem for each of the others, both in the order of the items.
 
@@ -133,8 +161,11 @@ def scan_items(
     """
     rows: list[tuple[RawItem, Row]] = []
     alike: dict[str, dict[int, RawItem]] = {}  # pixels -> label -> the first image of both
-    for item, row in scan_rows(items, output, lambda item: _check_item(item, max(MIN_SIDE, size // 2)), workers, stop):
+    depths = DepthNote(bits)
+    min_side = max(MIN_SIDE, size // 2)
+    for item, row in scan_rows(items, output, lambda item: _check_item(item, min_side, bits), workers, stop):
         rows.append((item, row))
+        depths.add(row)
         if "pixels" in row:
             alike.setdefault(row["pixels"], {}).setdefault(item.label, item)
     usable: list[RawItem] = []
@@ -150,6 +181,7 @@ def scan_items(
             problems.append(Problem(item.source, "duplicate", f"same pixels as {first.source}"))
         else:
             usable.append(checked_item(item, row))
+    depths.log()
     return usable, problems
 
 
@@ -205,7 +237,7 @@ def _scan_chunk(
     return rows
 
 
-def _check_item(item: RawItem, min_side: int) -> Row:
+def _check_item(item: RawItem, min_side: int, bits: int | None) -> Row:
     """Return what identifies an item's file and pixels, or the reason why it cannot be used."""
     if item.path is None:
         return {"reason": "missing", "detail": "listed, but there is no such file"}
@@ -214,20 +246,28 @@ def _check_item(item: RawItem, min_side: int) -> Row:
     try:
         data = read_item(item)
         found["sha256"] = hashlib.sha256(data).hexdigest()
-        image = decode_image(data, item.source)
+        image = decode(data, item.source, bits=bits)
     except DataError as error:
         return {**found, "reason": "unreadable", "detail": str(error)}
-    height, width = image.shape[:2]
+    height, width = image.pixels.shape[:2]
     if min(height, width) < min_side:
         detail = f"{width} x {height} pixels, at least {min_side} are needed"
         return {**found, "reason": "wrong size", "detail": detail}
-    return {**found, "pixels": hash_pixels(image)}
+    return {**found, **describe_pixels(image)}
+
+
+def describe_pixels(image: Decoded) -> Row:
+    """Return what a scan remembers of an image that can be used."""
+    peak = {} if image.peak is None else {"peak": str(image.peak)}
+    return {"pixels": hash_pixels(image.pixels), **peak}
 
 
 def hash_pixels(image: ImageArray) -> str:
     """Return the SHA-256 of an image's size and pixels."""
     height, width = image.shape[:2]
-    return hashlib.sha256(f"{width}x{height}".encode() + image.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{width}x{height}".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
 
 
 def default_workers() -> int:

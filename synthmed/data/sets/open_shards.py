@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synthmed.data.images import decode_image
+from synthmed.data.images import SHARD_KINDS, decode_image
 from synthmed.data.shards.read import find_lengths, find_shards
 from synthmed.data.shards.samples import stream_shard
 
@@ -30,5 +30,5 @@ def open_shards(folder: Path, split: str) -> Any:
 def _decoded_samples(shards: Iterator[tuple[Path, list[int]]]) -> Iterator[tuple[Tensor, int, dict[str, Any]]]:
     for shard, stated in shards:
         for entry, metadata, data in stream_shard(shard, stated):
-            image = decode_image(data, f"{shard}: {entry.key}.{entry.extension}")
+            image = decode_image(data, f"{shard}: {entry.key}.{entry.extension}", kinds=SHARD_KINDS)
             yield torch.from_numpy(image.copy()).permute(2, 0, 1), entry.label, metadata

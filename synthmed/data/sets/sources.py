@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from synthmed.data.images import ImageArray, decode_image
+from synthmed.data.decode.kinds import ALL_KINDS, Kind
+from synthmed.data.images import SHARD_KINDS, ImageArray, decode_image
 from synthmed.data.labels import Classes
 from synthmed.data.pack.labels import read_labels
 from synthmed.data.pack.sources import open_source
@@ -43,6 +44,8 @@ class Listing:
     """What errors call the image at an index."""
     min_side: int = 1
     """In pixels; smaller images are refused."""
+    kinds: Sequence[Kind] = ALL_KINDS
+    """What its images may be, whatever they are called."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -53,7 +56,7 @@ class Listing:
         Raises:
             DataError: It cannot be read, is broken or is too small.
         """
-        image = decode_image(self.read(index), self.title(index))
+        image = decode_image(self.read(index), self.title(index), kinds=self.kinds)
         height, width = image.shape[:2]
         if min(height, width) < self.min_side:
             raise DataError(
@@ -77,6 +80,7 @@ def list_shards(shards: ShardFolder) -> Listing:
         groups=[entry.group for entry in entries],
         read=functools.partial(_read_entry, entries),
         title=functools.partial(_entry_title, entries),
+        kinds=SHARD_KINDS,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from synthmed.data.images import ImageArray, decode_image, encode_image, resize_image
+from synthmed.data.images import SHARD_KINDS, ImageArray, decode_image, encode_image, resize_image
 from synthmed.data.labels import Classes
 from synthmed.data.shards.plan import RUN_FILE, SPLITS
 from synthmed.data.shards.read import ShardFolder, find_splits, open_folder
@@ -219,6 +219,6 @@ def _draw_sheet(folder: ShardFolder) -> ImageArray:
 def _decode(entry: Entry) -> ImageArray:
     name = f"{entry.shard}: {entry.key}.{entry.extension}"
     try:
-        return decode_image(read_image_bytes(entry), name)
+        return decode_image(read_image_bytes(entry), name, kinds=SHARD_KINDS)
     except DataError as error:
         raise DataError(str(error), f"synthmed verify {entry.shard.parent} names all that is wrong") from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from synthmed.data.images import check_checksums, decode_image, detect_format
+from synthmed.data.images import SHARD_KINDS, check_checksums, decode_image, detect_format
 from synthmed.data.shards.plan import KEY_PATTERN
 from synthmed.data.shards.samples import Entry, Member, open_shard, read_sample, sample_kind, walk_samples
 from synthmed.data.shards.write import ShardStats
@@ -177,7 +177,7 @@ class _SampleChecker:
 
     def _check_image(self, entry: Entry, data: bytes) -> None:
         name = f"{entry.key}.{entry.extension}"
-        height, width = decode_image(data, name).shape[:2]
+        height, width = decode_image(data, name, kinds=SHARD_KINDS).shape[:2]
         check_checksums(data, name)
         size, stated_format = self.stated.size, self.stated.image_format
         if any(size) and (height, width) != size:

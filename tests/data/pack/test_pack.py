@@ -665,3 +665,13 @@ def test_every_class_is_spread_over_every_shard(tmp_path: Path) -> None:
     for entry in open_folder(tmp_path / "out", "train").entries:
         of_shard.setdefault(entry.shard.name, set()).add(entry.label)
     assert of_shard == {shard_name("train", number): {0, 1, 2} for number in range(8)}
+
+
+def test_bits_are_for_images_that_are_encoded_again(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 65).save(buffer, "PNG")
+    source = write_folder(tmp_path / "in", {"a/x.png": buffer.getvalue(), "b/y.png": buffer.getvalue()})
+    pack(source, tmp_path / "out", bits=12)
+    assert decode_image(read_image_bytes(open_folder(tmp_path / "out", "train").entries[0]), "x").max() == 255
+    with pytest.raises(UsageError, match="--bits changes no image"):
+        pack(source, tmp_path / "kept", bits=12, image_format="keep")

@@ -218,11 +218,11 @@ def test_change_while_images_are_checked_is_noticed_later(
     monkeypatch.setattr(scan, "ITEMS_A_CHUNK", 6)
     check, checked = scan._check_item, list[str]()
 
-    def stopping(item: Any, min_side: int) -> Any:
+    def stopping(item: Any, *rest: Any) -> Any:
         checked.append(item.source)
         if len(checked) == 15:
             raise Interrupted(15, "as a signal would")
-        return check(item, min_side)
+        return check(item, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(scan, "_check_item", stopping)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import synthmed.data.prepare.samples as prepare_samples
 import synthmed.data.prepare.scan as scan
@@ -158,11 +159,11 @@ def test_stop_while_checking_goes_on_later(airogs: Path, tmp_path: Path, monkeyp
     check = scan._check_item
     checked: list[str] = []
 
-    def stopping(item: Any, min_side: int) -> Any:
+    def stopping(item: Any, *limits: Any) -> Any:
         checked.append(item.source)
         if len(checked) == 60:
             os.kill(os.getpid(), signal.SIGINT)
-        return check(item, min_side)
+        return check(item, *limits)
 
     monkeypatch.setattr(scan, "_check_item", stopping)
     with pytest.raises(Interrupted) as error:
@@ -288,7 +289,7 @@ def test_settings_out_of_range_are_usage_errors(changes: dict[str, Any]) -> None
 def test_image_changed_since_it_was_checked_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_airogs(tmp_path / "in")
 
-    def failing(item: Any) -> Any:
+    def failing(item: Any, *limits: Any) -> Any:
         if item.key == "TRAIN000009":
             raise DataError(f"{item.source} cannot be read")
         return scan.load_file(item)
@@ -447,3 +448,34 @@ def test_real_fundus_photographs_are_split_by_patient() -> None:
     assert sum(map(len, of_split.values())) == len(set().union(*of_split.values())) == 504
     counts = Counter(zip(splits, (item.label for item in release.items), strict=True))
     assert [counts[split, 1] for split in SPLITS] == [182, 30, 91]
+
+
+def write_deep_images(folder: Path, top: int) -> Path:
+    for number in range(20):
+        path = folder / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = np.random.default_rng(number).integers(0, top + 1, (20, 20), dtype=np.uint16)
+        Image.fromarray(values).save(path)
+    return folder
+
+
+@pytest.mark.parametrize(("top", "bits", "said"), [(4095, None, "give --bits 12"), (9000, None, ""), (4095, 12, "")])
+def test_dark_set_of_16_bits_is_noticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], top: int, bits: int | None, said: str
+) -> None:
+    release = read_image_folders(write_deep_images(tmp_path / "in", top), None, None, None, None)
+    prepare_release(release, tmp_path / "out", PrepareConfig(size=16, bits=bits))
+    stderr = capsys.readouterr().err
+    assert ("none of 20 images with 16 bits has a value above" in stderr) is bool(said)
+    assert said in stderr
+    entry = open_folder(tmp_path / "out", "train").entries[0]
+    assert bool(decode_image(read_image_bytes(entry), "x").max() > 200) is (bits is not None)
+    settings = json.loads((tmp_path / "out/.synthmed/run.json").read_text())["settings"]
+    assert settings.get("bits") == bits
+    assert ("bits" in settings) is (bits is not None)
+
+
+def test_value_beyond_the_given_bits_is_left_out(tmp_path: Path) -> None:
+    release = read_image_folders(write_deep_images(tmp_path / "in", 4095), None, None, None, None)
+    with pytest.raises(DataError, match=r"20 unreadable.*more than 10 bits hold"):
+        prepare_release(release, tmp_path / "out", PrepareConfig(size=16, bits=10))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from synthmed.data.images import decode_image, encode_image
 from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
@@ -596,3 +597,10 @@ def test_nothing_is_changed(folder: Path) -> None:
     before = state()
     verify_folder(folder)
     assert state() == before
+
+
+def test_image_of_another_kind_is_never_decoded(foreign: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(buffer, "TIFF")
+    key = change(foreign / SHARD, replace("png", buffer.getvalue()))
+    found(verify_folder(foreign), SHARD, f"{key}.png is not an image but TIFF (PNG, WebP and JPEG are read)")
