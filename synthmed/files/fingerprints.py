@@ -17,7 +17,8 @@ Fingerprint = list[int | str]
 def fingerprint(path: Path) -> Fingerprint | None:
     """Return what changes whenever a file is written; `None` where there is no such file.
 
-    On a disk that is size, time of last writing, time of last change (which no program can set back) and number.
+    On a disk that is size, time of last writing, time of last change (which no program can set back) and number. Of a
+    store it is what the store says, and its size alone where that is nothing.
     """
     try:
         if is_remote(path):
@@ -40,7 +41,8 @@ def is_same(kept: Sequence[int | str] | None, now: Sequence[int | str] | None, s
     if kept is None or now is None:
         return kept is now
     times = kept[1:3]
-    return list(kept) == list(now) and all(isinstance(time, str) or time + RACY_NS < since_ns for time in times)
+    settled = bool(times) and all(isinstance(time, str) or time + RACY_NS < since_ns for time in times)
+    return settled and list(kept) == list(now)
 
 
 def source_changed(what: str, count: int | None = None) -> ResumeError:

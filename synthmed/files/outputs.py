@@ -54,7 +54,7 @@ def open_output(
         folder: Made if it is missing.
         config: Everything the output depends on; stored as `folder/name`.
         name: Path of the configuration file inside the folder.
-        overwrite: Empty a folder that holds work of this command, also of the same configuration.
+        overwrite: Empty a folder of ours, also one of the same configuration.
         may_differ: Top-level keys whose new values replace those there; the caller has seen that this is right.
         source: Top-level keys that stand for what was given to read, each with its name for the user.
         reads: Files and folders that are to be read, which must not be removed.

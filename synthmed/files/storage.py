@@ -102,7 +102,7 @@ def file_size(path: Path) -> int | None:
 
 def remote_version(path: Path) -> list[int | str] | None:
     """Return the size of a store's file and what the store changes with it; `None` where there is no such file."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError), _as_os_errors(path):
         facts = _file_system(path).info(path.path)  # type: ignore[attr-defined]
         names = ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created")
         return [int(facts["size"] or 0), *(str(facts[name]) for name in names if facts.get(name))]

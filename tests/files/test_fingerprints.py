@@ -51,6 +51,7 @@ def test_fingerprint_of_a_file_changed_shortly_before_is_not_trusted() -> None:
     assert is_same(old, list(old), 2001 + RACY_NS)
     assert not is_same(old, list(old), 2000 + RACY_NS)
     assert not is_same(old, [*old[:3], 8], 1 << 62)
+    assert is_same([2, "etag"], [2, "etag"], 0) and not is_same([2], [2], 0)
     assert is_same(None, None, 0)
     assert not is_same(None, old, 1 << 62) and not is_same(old, None, 1 << 62)
 

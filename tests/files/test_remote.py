@@ -218,6 +218,11 @@ def test_rejected_release_is_looked_through_again_in_a_store(place, tmp_path):
     broken.write_bytes(whole)
     report = prepare_release(read_image_folders(tmp_path, "two"), place, SETTINGS)
     assert sum(sum(counts.values()) for counts in report.splits.values()) == 8
+    broken.write_bytes((tmp_path / "no" / "0.png").read_bytes())
+    with pytest.raises(ResumeError, match=r"source has changed since it was checked: yes/0\.png, 1 file"):
+        prepare_release(read_image_folders(tmp_path, "two"), place, SETTINGS)
+    broken.write_bytes(whole)
+    assert prepare_release(read_image_folders(tmp_path, "two"), place, SETTINGS) == report
 
 
 # ------------------------------------------------------------------------------------------------------- reading

@@ -54,7 +54,7 @@ def unpack_folder(
         splits: Empty takes all.
         labels: "folders" writes a `metadata.jsonl` beside the class folders of each split, with a row for every image
             and its `file_name`, as Hugging Face's imagefolder has it; "stylegan" a `dataset.json` as StyleGAN has it.
-        overwrite: Start anew, whatever of this command's work the folder holds.
+        overwrite: Start anew in a folder of ours, whatever it holds.
 
     Raises:
         DataError: No such folder or split, or a shard is not in the contract's form.

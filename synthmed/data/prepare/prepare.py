@@ -82,7 +82,7 @@ def prepare_release(
         release: From one of the readers.
         output: Folder; made if it is missing, gone on with if it holds part of the same work.
         config: Everything else that the bytes depend on.
-        overwrite: Start anew, whatever of this command's work the folder holds.
+        overwrite: Start anew in a folder of ours, whatever it holds.
         workers: Threads that decode and encode; the number of cores by default.
 
     Raises:
