@@ -4,11 +4,11 @@ Anything else that is raised is a bug and keeps its trace.
 
 | exit code | meaning                                                        |
 |-----------|----------------------------------------------------------------|
-| 0         | done                                                           |
+| 0         | done, or whoever read the result wanted no more of it          |
 | 1         | a bug in synthmed                                              |
 | 2         | wrong usage: unknown option, value out of range                |
 | 3         | bad input: data, recipe, checkpoint, a resume that does not fit |
-| 4         | device or memory                                               |
+| 4         | device, memory, disk, or another lack of the system            |
 | 5         | incomplete: run the same command again                         |
 | 130, 143  | interrupted by Ctrl-C, by SIGTERM                              |
 """
@@ -78,12 +78,19 @@ class IncompleteError(SynthmedError):
     exit_code = 5
 
 
-class Interrupted(SynthmedError):
-    """A signal asked for the end; what was finished is on disk."""
+class Interrupted(BaseException):
+    """A signal asked for the end; what was finished is on disk.
+
+    As KeyboardInterrupt, it is no `Exception`: whoever goes on after an error must not go on after this.
+    """
 
     def __init__(self, signal_number: int, kept: str) -> None:
         super().__init__(f"interrupted by {signal.Signals(signal_number).name}: {kept}")
         self.exit_code = 128 + signal_number
+
+
+class ReaderGone(Exception):
+    """Whoever read stdout has closed its end, as `| head` does: the end of a table, but too early for a stream."""
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -40,8 +40,11 @@ def test_exit_codes_are_the_documented_ones() -> None:
 
 def test_every_error_has_a_documented_code_that_is_not_a_bugs() -> None:
     for error in subclasses(SynthmedError):
-        if error is not Interrupted:
-            assert error.exit_code in documented_codes().keys() - {0, 1}, error
+        assert error.exit_code in documented_codes().keys() - {0, 1}, error
+
+
+def test_interrupted_is_not_caught_by_who_goes_on_after_errors() -> None:
+    assert not issubclass(Interrupted, Exception)
 
 
 def test_remedy_stands_in_brackets_behind_the_problem() -> None:

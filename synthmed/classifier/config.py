@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from synthmed.config.fields import described
+from synthmed.config.limits import MAX_BATCH_SIZE, MAX_STEPS
 from synthmed.errors import UsageError
 
 
@@ -27,10 +29,12 @@ class ClassifierConfig:
     seed: int = described(0, "seed of everything random")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}", "it must be at least 1")
-        if not self.lr > 0 or not self.weight_decay >= 0:
+        for name, most in (("steps", MAX_STEPS), ("batch_size", MAX_BATCH_SIZE)):
+            if not 1 <= getattr(self, name) <= most:
+                raise UsageError(
+                    f"{name.replace('_', '-')} is {getattr(self, name)}", f"it must be at least 1 and at most {most}"
+                )
+        if not 0 < self.lr < math.inf or not 0 <= self.weight_decay < math.inf:
             raise UsageError(f"lr is {self.lr} and weight-decay {self.weight_decay}", "lr > 0 and weight-decay >= 0")
         if not 0 <= self.real_share <= 1:
             raise UsageError(f"real-share is {self.real_share}", "it must be in [0, 1]")

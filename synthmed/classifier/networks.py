@@ -8,7 +8,8 @@ from pathlib import Path
 import timm
 from torch import Tensor, nn
 
-from synthmed.errors import CheckpointError, UsageError
+from synthmed.errors import UsageError
+from synthmed.features.timm_features import find_timm_weights
 from synthmed.features.timm_networks import check_name, head_names, without_head
 from synthmed.formats.weight_files import fit_weights, read_weights
 from synthmed.runtime.progress import log
@@ -47,15 +48,8 @@ def load_pretrained_weights(name: str) -> dict[str, Tensor]:
     Raises:
         CheckpointError: There are none, or they cannot be fetched; says which file to bring by hand.
     """
-    source = build_network(name, 2).pretrained_cfg.get("hf_hub_id")  # type: ignore[union-attr, operator]
-    log(f"fetching the pretrained weights of {name} from huggingface.co/{source}, unless they are in the cache")
-    try:
-        network: nn.Module = timm.create_model(name, pretrained=True)
-    # The network was built above, so that only fetching can fail: with another error in each version of the hub's
-    # client, not always an OSError.
-    except Exception as error:
-        remedy = f"bring model.safetensors of huggingface.co/{source} to this machine and use --weights FILE"
-        raise CheckpointError(f"no pretrained weights of {name} to be had: {type(error).__name__}", remedy) from error
+    path = find_timm_weights(name, download=True, option="--weights FILE")
+    network: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
     return without_head(network.state_dict(), head_names(network))
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import select
 import signal
 import sys
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
@@ -30,14 +30,16 @@ from synthmed.cli import (
     verify,
 )
 from synthmed.cli.prepare import prepare_app
-from synthmed.errors import Interrupted, SynthmedError
+from synthmed.cli.streams import open_streams
+from synthmed.cli.system_errors import system_error
+from synthmed.errors import Interrupted, ReaderGone, SynthmedError
 from synthmed.runtime import version
 from synthmed.runtime.progress import printable
 
 app = typer.Typer(
     name="synthmed",
     help="Synthetic medical images: train generative models, make class-balanced shards, measure what they are worth.",
-    epilog="Exit codes: 0 done, 1 bug, 2 usage, 3 bad input, 4 device or disk, 5 incomplete, 130/143 interrupted. "
+    epilog="Exit codes: 0 done, 1 bug, 2 usage, 3 bad input, 4 device or system, 5 incomplete, 130/143 interrupted. "
     "SYNTHMED_HOME names the folder of registered models, SYNTHMED_DEBUG=1 shows the trace of an error.",
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -79,45 +81,45 @@ def synthmed_command(
 
 def main() -> None:
     """Run the program and exit with one of the documented codes."""
+    open_streams()
     signal.signal(signal.SIGTERM, _raise_interrupted)
     signal.signal(signal.SIGINT, _raise_interrupted)
     try:
         code = app(prog_name="synthmed", standalone_mode=False)
         sys.stdout.flush()
-    except SynthmedError as error:
-        if os.environ.get("SYNTHMED_DEBUG") == "1":
-            raise
-        _fail(str(error), error.exit_code)
+    except ReaderGone:
+        code = 0
     except TyperException as error:
-        _fail(f"{error.format_message().rstrip('.')} (see {_help_command()})", error.exit_code)
-    except (BrokenPipeError, SystemExit) as end:
-        # Typer turns a broken pipe into SystemExit(1), whatever pipe it was.
-        cause = end if isinstance(end, BrokenPipeError) else end.__context__
-        if not isinstance(cause, BrokenPipeError):
+        _fail(f"{error.format_message().rstrip('.')}{_range(error)} (see {_help_command()})", error.exit_code)
+    except (Exception, Interrupted, SystemExit) as error:
+        # Typer turns a broken pipe into SystemExit(1).
+        pipe = isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
+        cause = error.__context__ if pipe else error
+        known = cause if isinstance(cause, SynthmedError | Interrupted) else system_error(cause)
+        if known is None or os.environ.get("SYNTHMED_DEBUG") == "1":
             raise
-        if not _reader_has_gone():
-            raise cause from None
-        # E.g. `| head`: end quietly, also at the flush on exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _fail(str(known), known.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _reader_has_gone() -> bool:
-    """Say whether nobody reads our stdout any more."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _raise_interrupted(number: int, _frame: FrameType | None) -> None:
     raise Interrupted(number, "finished files are whole; run the same command again to go on")
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
+    # What was printed before stands above the error, if anybody takes it.
+    with contextlib.suppress(ReaderGone, SynthmedError):
+        sys.stdout.flush()
     # One line whatever the message holds: scripts read stderr line by line.
     print("error: " + printable(" ".join(message.split())), file=sys.stderr)
     sys.exit(code)
+
+
+def _range(error: TyperException) -> str:
+    """Return what an option that takes a number takes, where that was not said."""
+    option = getattr(getattr(getattr(error, "param", None), "type_descriptor", None), "parameter_info", None)
+    least, most = getattr(option, "min", None), getattr(option, "max", None)
+    return "" if least is None or most is None else f", from {least} to {most}"
 
 
 def _help_command() -> str:

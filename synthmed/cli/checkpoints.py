@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from synthmed.cli.common import JsonOption, dataset_word, models_home, print_json, print_table
+from synthmed.cli.common import (
+    JsonOption,
+    dataset_word,
+    file_output,
+    models_home,
+    parse_number,
+    print_json,
+    print_table,
+)
+from synthmed.config.fields import MAX_SIDE
 from synthmed.data.datasets import find_dataset, folder_info
 from synthmed.data.labels import Classes
 from synthmed.errors import DataError, UsageError, nearest
@@ -60,7 +69,7 @@ def add_checkpoint(
 ) -> None:
     """Register a model file, so that `generate --dataset` finds it. The file stays where it is."""
 
-    entry = registry.register(models_home(), registry.resolve_path(path))
+    entry = registry.register(models_home(to_write=True), registry.resolve_path(path))
     _print_entry("registered", entry, as_json)
 
 
@@ -79,7 +88,8 @@ def import_checkpoint(
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Model file to write; by default beside the .ckpt.")
+        Path | None,
+        file_output("Model file to write; by default beside the .ckpt."),
     ] = None,
     vae: Annotated[
         Path | None, typer.Option("--vae", help="The autoencoder's own file, for a pipeline's file without one.")
@@ -109,19 +119,20 @@ def import_checkpoint(
     sides = None if size is None else parse_size(size)
     names = None if classes is None else parse_classes(classes)
     info = find_dataset(dataset) if names is None else folder_info(dataset, names)
+    home = models_home(to_write=True)
     target = output or path.with_suffix(".safetensors")
     if target.resolve() in [source.resolve() for source in (path, vae) if source is not None]:
         raise UsageError(f"the model file would take the place of {target}", "give another name with --output")
     header, tensors = read(path, info, size=sides, vae=vae)
     save_model(target, header, tensors)
-    entry = registry.register(models_home(), target)
+    entry = registry.register(home, target)
     _print_entry("imported", entry, as_json)
 
 
 @checkpoints.command("export")
 def export_checkpoint(
     path: Annotated[Path, typer.Argument(help="Model file or run folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="safetensors file to write.")],
+    output: Annotated[Path, file_output("safetensors file to write.")],
 ) -> None:
     """Write a model's weights as the published code names them, without a header, for use with it.
 
@@ -141,7 +152,7 @@ def export_checkpoint(
 @checkpoints.command("halve")
 def halve_checkpoint(
     path: Annotated[Path, typer.Argument(help="Model file or run folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write.")],
+    output: Annotated[Path, file_output("Model file to write.")],
 ) -> None:
     """Write a model file in half precision, half as large; images change by a grey level here and there.
 
@@ -165,10 +176,14 @@ def parse_size(text: str) -> int | tuple[int, int]:
     Raises:
         UsageError: Neither, or a side outside of 16 .. 4096.
     """
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and 16 <= int(side) <= 4096 for side in sides):
-        raise UsageError(f"--size {text}: not a size in pixels", "e.g. --size 256, or --size 96x64, high times wide")
-    height, width = int(sides[0]), int(sides[-1])
+    words = text.lower().split("x")
+    sides = [side for side in (parse_number(word, 16, MAX_SIDE) for word in words) if side is not None]
+    if not len(sides) == len(words) <= 2:
+        raise UsageError(
+            f"--size {text[:80]}: not a size in pixels",
+            f"e.g. --size 256, or --size 96x64, high times wide; sides from 16 to {MAX_SIDE}",
+        )
+    height, width = sides[0], sides[-1]
     return height if height == width else (height, width)
 
 

@@ -6,12 +6,19 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from synthmed.cli.common import DeviceOption, JsonOption, OverwriteOption, SeedOption, print_json, print_table
+from synthmed.cli.common import (
+    DeviceOption,
+    JsonOption,
+    OverwriteOption,
+    SeedOption,
+    local_output,
+    print_json,
+    print_table,
+)
 
 OutputOption = Annotated[
-    Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for everything that the demo makes.")
+    Path,
+    local_output("Folder for everything that the demo makes."),
 ]
 
 

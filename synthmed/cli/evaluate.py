@@ -7,9 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from synthmed.cli.common import DeviceOption, JsonOption, SeedOption, models_home, print_json, print_table
+from synthmed.cli.common import (
+    DeviceOption,
+    ExcludeOption,
+    JsonOption,
+    SeedOption,
+    local_output,
+    models_home,
+    print_json,
+    print_table,
+)
+from synthmed.config.fields import MAX_SIDE
+from synthmed.config.limits import MAX_BATCH_SIZE
 from synthmed.errors import UsageError
-from synthmed.evaluation.config import CHECKS, EvaluateConfig, EvaluateRequest
+from synthmed.evaluation.config import CHECKS, DISCS, EvaluateConfig, EvaluateRequest
+from synthmed.runtime.launch import read_launch
 
 DEFAULTS = EvaluateConfig()
 PLACE = "PLACE[:SPLIT]"
@@ -28,7 +40,7 @@ SyntheticOption = Annotated[
     list[str],
     typer.Option("--synthetic", metavar=PLACE, help="Generated images; repeat the option to compare generators."),
 ]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for results and pictures.")]
+OutputOption = Annotated[Path, local_output("Folder for results and pictures.")]
 FeaturesOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -71,7 +83,13 @@ HeldOutOption = Annotated[
     ),
 ]
 ChecksOption = Annotated[
-    str, typer.Option("--checks", metavar="LIST", help=f"Checks to make, of {', '.join(CHECKS)}; separated by commas.")
+    str,
+    typer.Option(
+        "--checks",
+        metavar="LIST",
+        help=f"Checks to make, of {', '.join(CHECKS)}; separated by commas. {DISCS} counts optic discs, also where it "
+        "is not known that the images are eyes.",
+    ),
 ]
 BalancedOption = Annotated[
     bool,
@@ -82,12 +100,18 @@ BalancedOption = Annotated[
 SizeOption = Annotated[
     int | None,
     typer.Option(
-        "--size", min=32, help="Side that all images are resized to, in pixels.", show_default="that of the real images"
+        "--size",
+        min=32,
+        max=MAX_SIDE,
+        help="Side that all images are resized to, in pixels.",
+        show_default="that of the real images",
     ),
 ]
 FalseAlarmsOption = Annotated[
     float,
-    typer.Option("--false-alarms", help="Share of images that may be suspected as copies although they are none."),
+    typer.Option(
+        "--false-alarms", min=0, max=1, help="Share of images that may be suspected as copies although they are none."
+    ),
 ]
 BaselineOption = Annotated[
     list[Path] | None,
@@ -112,7 +136,8 @@ CacheOption = Annotated[
     ),
 ]
 BatchSizeOption = Annotated[
-    int, typer.Option("--batch-size", min=1, help="Images per batch in which features are computed.")
+    int,
+    typer.Option("--batch-size", min=1, max=MAX_BATCH_SIZE, help="Images per batch in which features are computed."),
 ]
 
 
@@ -130,6 +155,7 @@ def evaluate(
     size: SizeOption = None,
     false_alarms: FalseAlarmsOption = DEFAULTS.false_alarms,
     baseline: BaselineOption = None,
+    exclude: ExcludeOption = None,
     sheets: SheetsOption = True,
     cache: CacheOption = None,
     device: DeviceOption = "auto",
@@ -149,6 +175,7 @@ def evaluate(
     The output folder gets results.json and pictures. Computed features are
     kept, so that the next run is quick.
     """
+    read_launch(together=True)
     names = tuple(dict.fromkeys(features or DEFAULTS.features))
     chosen = tuple(word.strip() for word in checks.split(",") if word.strip())
     config = EvaluateConfig(
@@ -163,15 +190,20 @@ def evaluate(
         held_out=held_out,
         weights=_weights(feature_weights or [], names),
         download=download,
-        cache=cache or models_home() / "features",
+        cache=cache or models_home(to_write=True) / "features",
         baselines=tuple(baseline or ()),
+        exclude=tuple(exclude or ()),
         sheets=sheets,
         device=device,
         batch_size=batch_size,
     )
+    from synthmed.evaluation.inputs import open_inputs
+
+    # Before torch is imported: what does not fit is reported at once.
+    inputs = open_inputs(request)
     from synthmed.evaluation.run import evaluate as run_evaluation
 
-    results = run_evaluation(request)
+    results = run_evaluation(request, inputs)
     if results is None:  # under torchrun only the first process prints
         return
     if as_json:
@@ -200,6 +232,8 @@ def _weights(given: list[str], names: tuple[str, ...]) -> dict[str, Path]:
 def _print_results(results: dict[str, Any]) -> None:
     from synthmed.evaluation import results as tables
 
+    if results["findings"]:
+        print_table("findings", ["what was found"], [[words] for words in results["findings"]])
     for name, extractor in results["features"].items():
         if results["scores"]:
             title = f"scores on {name} features ({extractor['resize']}), with 95 % intervals"
@@ -213,5 +247,6 @@ def _print_results(results: dict[str, Any]) -> None:
     }
     for part, title in titles.items():
         if results[part]:
-            columns, rows = tables.TABLES[part]
-            print_table(title, columns, rows(results))
+            print_table(title, *tables.TABLES[part](results))
+    if results["not_looked_into"]:
+        print_table("not computed", ["what", "because"], list(results["not_looked_into"].items()))

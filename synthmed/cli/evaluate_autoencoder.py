@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synthmed.cli.common import DeviceOption, JsonOption, SplitsOption, VggOption, print_json, print_table
+from synthmed.cli.common import DeviceOption, JsonOption, SplitsOption, VggOption, local_output, print_json, print_table
+from synthmed.config.fields import MAX_SIDE
+from synthmed.data.shards.read import find_shards, find_splits
 from synthmed.files.storage import location
 
 if TYPE_CHECKING:
@@ -26,12 +28,13 @@ CheckpointsOption = Annotated[
 DataOption = Annotated[
     Path, typer.Option("--data", "-d", parser=location, metavar="DIR", help="Folder of shards, or its address.")
 ]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for figures and pictures.")]
+OutputOption = Annotated[Path, local_output("Folder for figures and pictures.")]
 SizeOption = Annotated[
     int | None,
     typer.Option(
         "--size",
         min=16,
+        max=MAX_SIDE,
         help="Side of the images in pixels, for autoencoders that take any size.",
         show_default="that of the other autoencoders, else that of the data",
     ),
@@ -57,6 +60,8 @@ def evaluate_autoencoder(
     """
     from synthmed.generators import registry
 
+    for split in splits or find_splits(data) or ("test",):
+        find_shards(data, split)
     paths = [registry.resolve_path(path) for path in checkpoints]
     from synthmed.generators.diffusion.reconstruction import evaluate_autoencoders
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from collections.abc import Mapping
@@ -17,19 +16,24 @@ from synthmed.cli.common import (
     OverwriteOption,
     SeedOption,
     models_home,
+    output_folder,
     print_json,
     print_table,
 )
 from synthmed.cli.generate_options import resolve_counts, resolve_share
 from synthmed.cli.groups import grouped
 from synthmed.cli.setting_options import given_settings, resolve_settings
+from synthmed.config.limits import MAX_BATCH_SIZE, MAX_IMAGES, MAX_RANKS, MAX_WORKERS
 from synthmed.data.shards.card import NOT_STATED
-from synthmed.errors import CheckpointError, IncompleteError, UsageError
+from synthmed.errors import CheckpointError, IncompleteError, ReaderGone, UsageError
 from synthmed.files.content import hash_file
 from synthmed.files.storage import location
 from synthmed.formats.headers import GENERATOR
 from synthmed.generators.families import read_header
+from synthmed.production.extension import fit_to_folder
 from synthmed.production.plan import GenerateConfig
+from synthmed.runtime.launch import read_launch
+from synthmed.runtime.progress import log
 
 if TYPE_CHECKING:
     from synthmed.production.cost import Estimate
@@ -48,7 +52,9 @@ def generate_config(
         list[str] | None,
         typer.Option("--label", help="Class to make, with -n; or NAME=COUNT, as often as needed. Aliases are known."),
     ] = None,
-    number: Annotated[int | None, typer.Option("-n", "--num-images", min=1, help="Images in all.")] = None,
+    number: Annotated[
+        int | None, typer.Option("-n", "--num-images", min=1, max=MAX_IMAGES, help="Images in all.")
+    ] = None,
     balanced: Annotated[bool, typer.Option("--balanced", help="Share -n evenly between all classes.")] = False,
     match: Annotated[
         Path | None,
@@ -70,13 +76,19 @@ def generate_config(
     workers: Annotated[
         int,
         typer.Option(
-            "--workers", min=1, help="Number of DataLoader workers that the shard count should be a multiple of."
+            "--workers",
+            min=1,
+            max=MAX_WORKERS,
+            help="Number of DataLoader workers that the shard count should be a multiple of.",
         ),
     ] = 4,
     ranks: Annotated[
         int,
         typer.Option(
-            "--ranks", min=1, help="Number of training processes that the shard count should be a multiple of."
+            "--ranks",
+            min=1,
+            max=MAX_RANKS,
+            help="Number of training processes that the shard count should be a multiple of.",
         ),
     ] = 1,
     source_license: Annotated[
@@ -121,13 +133,16 @@ def generate(
             help="Folder for the shards, s3://... and the like too; - streams one tar to stdout. The same command "
             "resumes.",
             show_default="synthetic/DATASET",
-            parser=location,
+            parser=output_folder,
             metavar="DIR",
         ),
     ] = None,
     config: GenerateConfig,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Images sampled at once; does not change the images.")
+        int | None,
+        typer.Option(
+            "--batch-size", min=1, max=MAX_BATCH_SIZE, help="Images sampled at once; does not change the images."
+        ),
     ] = None,
     shards: Annotated[
         str | None,
@@ -154,17 +169,24 @@ def generate(
 
       torchrun --nproc-per-node 8 -m synthmed generate --dataset airogs --balanced -n 100000 -o DIR
     """
-    output = output or Path("synthetic") / config.header.dataset
+    output = output or output_folder(Path("synthetic") / config.header.dataset)
+    streamed = str(output) == "-"
     share = resolve_share(shards, os.environ)
     if overwrite and share.world > 1:
         raise UsageError("--overwrite with several processes", "remove the folder first")
+    if streamed and not dry_run and sys.stdout.isatty():
+        raise UsageError("-o - would write a tar to the terminal", "e.g. -o - | tar -t")
+    if not (streamed or overwrite):
+        config = fit_to_folder(config, output)
+    if not share.indices(config.shards):
+        log(f"nothing to do for process {share.rank} of {share.world}: there are {config.shards} shards")
     from synthmed.production import run
 
     place: dict[str, Any] = {"device": _own_device(device, os.environ), "batch_size": batch_size, "share": share}
     if dry_run:
-        _print_plan(run.dry_run(config, output, **place), output, as_json)
-    elif str(output) == "-":
-        run.stream(config, sys.stdout.buffer, **place)
+        _print_plan(run.dry_run(config, None if streamed else output, **place), output, as_json)
+    elif streamed:
+        _stream(config, place)
     else:
         result = run.generate(config, output, overwrite=overwrite, **place)
         if share.rank == 0:
@@ -178,6 +200,17 @@ def generate(
             )
 
 
+def _stream(config: GenerateConfig, place: dict[str, Any]) -> None:
+    from synthmed.production import run
+
+    try:
+        run.stream(config, sys.stdout.buffer, **place)
+    except ReaderGone as error:
+        raise IncompleteError(
+            "the reader of stdout closed it before all images were written", "read the tar to its end"
+        ) from error
+
+
 def _print_result(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(result)
@@ -189,16 +222,17 @@ def _print_result(result: dict[str, Any], as_json: bool) -> None:
 
 
 def _print_plan(estimate: Estimate, output: Path, as_json: bool) -> None:
-    plan = dataclasses.asdict(estimate)
+    plan = estimate.as_plan()
     if as_json:
         print_json(plan)
     else:
-        print_table(f"{output}: to be made", ["", "estimate"], [[name, value] for name, value in plan.items()])
+        place = "one tar on stdout" if estimate.streamed else output
+        print_table(f"{place}: to be made", ["", "estimate"], [[name, value] for name, value in plan.items()])
 
 
 def _own_device(device: str, environment: Mapping[str, str]) -> str:
     """Return the GPU of this process where torchrun started several on one machine."""
-    local = environment.get("LOCAL_RANK")
+    local = read_launch(environment).local_rank
     if local is None or device not in ("auto", "cuda"):
         return device
     from synthmed.runtime.device import select_device

@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synthmed.cli.common import parse_number
+from synthmed.config.limits import MAX_IMAGES
 from synthmed.errors import DataError, UsageError
+from synthmed.production.plan import Share
+from synthmed.runtime.launch import read_array_task, read_launch
 
 if TYPE_CHECKING:
     from synthmed.formats.headers import Header
-    from synthmed.production.run import Share
 
 
 def resolve_counts(
@@ -45,9 +48,12 @@ def resolve_counts(
         if counts[label]:
             raise UsageError(f"label {model.classes[label]} is given twice")
         if separator:
-            if not text.isdecimal() or int(text) == 0:
-                raise UsageError(f"--label {word}: not a number of images", "e.g. --label glaucoma=300")
-            counts[label] = int(text)
+            count = parse_number(text, 1, MAX_IMAGES)
+            if count is None:
+                raise UsageError(
+                    f"--label {word[:80]}: not a number of images", f"e.g. --label glaucoma=300; at most {MAX_IMAGES}"
+                )
+            counts[label] = count
         elif number is None or len(labels) > 1:
             raise UsageError(f"how many images of {name}?", f"--label {name} -n 1000, or --label {name}=1000")
         else:
@@ -79,19 +85,13 @@ def resolve_share(shards: str | None, environment: Mapping[str, str]) -> Share:
     """Return which shards this process makes, from --shards and from what torchrun and SLURM arrays say.
 
     Raises:
-        UsageError: --shards is not a list of numbers and ranges.
+        UsageError: --shards is not a list of numbers and ranges, or their variables make no sense.
     """
-    from synthmed.production.run import Share
-
-    rank, world = int(environment.get("RANK", "0")), int(environment.get("WORLD_SIZE", "1"))
+    launch = read_launch(environment)
     if shards is not None:
-        return Share(_parse_ranges(shards), rank, world)
-    tasks = int(environment.get("SLURM_ARRAY_TASK_COUNT", "1"))
-    if tasks > 1:
-        first, step = (int(environment.get(f"SLURM_ARRAY_TASK_{name}", "1")) for name in ("MIN", "STEP"))
-        task = (int(environment["SLURM_ARRAY_TASK_ID"]) - first) // step
-        rank, world = task * world + rank, tasks * world
-    return Share(None, rank, world)
+        return Share(_parse_ranges(shards), launch.rank, launch.world)
+    task, tasks = read_array_task(environment)
+    return Share(None, task * launch.world + launch.rank, tasks * launch.world)
 
 
 def _parse_ranges(text: str) -> frozenset[int]:

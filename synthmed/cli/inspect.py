@@ -13,20 +13,25 @@ from synthmed.cli.common import (
     LoaderWorkersOption,
     RanksOption,
     ShardsArgument,
+    output_file,
     print_json,
     print_table,
 )
+from synthmed.config.limits import MAX_BATCH_SIZE
 
 if TYPE_CHECKING:
     from synthmed.data.shards.summary import FolderSummary, ReaderShare
 
 SplitOption = Annotated[str | None, typer.Option("--split", help="Show this split alone.", show_default="all splits")]
-BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Images per batch of a training process.")]
+BatchSizeOption = Annotated[
+    int, typer.Option("--batch-size", min=1, max=MAX_BATCH_SIZE, help="Images per batch of a training process.")
+]
 SheetOption = Annotated[
     Path | None,
     typer.Option(
         "--output",
         "-o",
+        parser=output_file,
         metavar="PNG",
         help="Write a contact sheet of samples to this file, one row per class.",
         show_default="no sheet",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from synthmed.cli.common import (
+    ExcludeOption,
     JsonOption,
     LoaderWorkersOption,
     OverwriteOption,
@@ -65,6 +66,8 @@ MaxBadOption = Annotated[
     float,
     typer.Option(
         "--max-bad",
+        min=0,
+        max=1,
         help="Largest share of images that may be left out because they are broken, of another size than the first "
         "image, or refused for their name.",
     ),
@@ -81,6 +84,7 @@ def pack(
     positive: PositiveOption = None,
     dataset: DatasetOption = None,
     source_license: SourceTermsOption = NOT_STATED,
+    exclude: ExcludeOption = None,
     max_bad: MaxBadOption = 0.01,
     workers: LoaderWorkersOption = 4,
     ranks: RanksOption = 1,
@@ -114,6 +118,7 @@ def pack(
         workers=workers,
         ranks=ranks,
         max_bad=max_bad,
+        exclude=tuple(exclude or ()),
         source_terms=source_license,
     )
     report = pack_images(source, output, config, overwrite=overwrite, threads=threads)

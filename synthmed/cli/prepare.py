@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from synthmed.cli.common import (
+    ExcludeOption,
     JsonOption,
     OverwriteOption,
     PositiveOption,
@@ -20,6 +21,7 @@ from synthmed.cli.common import (
     print_json,
     print_table,
 )
+from synthmed.config.limits import MAX_PHANTOMS, MAX_THREADS
 from synthmed.data.datasets import AIROGS, CRCDX, PHANTOM_FUNDUS, DataSetInfo, chexpert_info
 from synthmed.data.shards.card import NOT_STATED
 
@@ -55,14 +57,18 @@ ResizeOption = Annotated[
         "its proportions.",
     ),
 ]
-ValidationOption = Annotated[float, typer.Option("--validation", help="Share of the images for the validation split.")]
-TestOption = Annotated[float, typer.Option("--test", help="Share of the images for the test split.")]
+ValidationOption = Annotated[
+    float, typer.Option("--validation", min=0, max=1, help="Share of the images for the validation split.")
+]
+TestOption = Annotated[float, typer.Option("--test", min=0, max=1, help="Share of the images for the test split.")]
 MaxBadOption = Annotated[
     float,
     typer.Option(
         "--max-bad",
-        help="Largest share of images that may be left out because they are missing, unreadable, duplicates, or too "
-        "small (the short side below 16 pixels or half of --size).",
+        min=0,
+        max=1,
+        help="Largest share of images that may be left out because they are missing, unreadable, duplicates, of "
+        "two classes with the same pixels, or too small (the short side below 16 pixels or half of --size).",
     ),
 ]
 FormatOption = Annotated[
@@ -91,7 +97,11 @@ FolderNameOption = Annotated[
 WorkersOption = Annotated[
     int | None,
     typer.Option(
-        "--workers", min=1, help="Threads that decode and encode images.", show_default="all cores, at most 16"
+        "--workers",
+        min=1,
+        max=MAX_THREADS,
+        help="Threads that decode and encode images.",
+        show_default="all cores, at most 16",
     ),
 ]
 AirogsGroupsOption = Annotated[
@@ -108,12 +118,16 @@ OwnValidationOption = Annotated[
     float,
     typer.Option(
         "--validation",
+        min=0,
+        max=1,
         help="Share of the images for the validation split; of the training images, if the release has a test split.",
     ),
 ]
 OwnTestOption = Annotated[
     float,
-    typer.Option("--test", help="Share of the images for the test split; not used if the release has a test split."),
+    typer.Option(
+        "--test", min=0, max=1, help="Share of the images for the test split; not used if the release has a test split."
+    ),
 ]
 FindingOption = Annotated[
     str, typer.Option("--finding", help="Column of train.csv that is the positive class, any of the 14 findings.")
@@ -126,7 +140,10 @@ BlankOption = Annotated[
     Literal["negative", "drop"],
     typer.Option("--blank", help="Class of images whose finding is blank; drop leaves them out."),
 ]
-FoldersArgument = Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder with one folder of images per class.")]
+FoldersArgument = Annotated[
+    Path,
+    typer.Argument(metavar="SOURCE", help="Folder with one folder of images per class, or any with --labels."),
+]
 GroupPatternOption = Annotated[
     str | None,
     typer.Option(
@@ -142,12 +159,52 @@ GroupsOption = Annotated[
     typer.Option(
         "--groups",
         metavar="CSV",
-        help="Table of patients: the column group names the patient, the first other column the image.",
+        help="Table of patients: the column group names the patient, another one the image by its path, its name, or "
+        "that without the ending.",
         show_default="every image is a patient of its own",
     ),
 ]
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        metavar="CSV",
+        help="Table of labels, for images that do not lie in one folder per class: its values are the classes.",
+        show_default="the folders are the classes",
+    ),
+]
+ImageColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--image-column",
+        metavar="NAME",
+        help="Column that names the image, of --labels, or else of --groups.",
+        show_default="the one called image, file, path or alike, or else the first",
+    ),
+]
+LabelColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--label-column",
+        metavar="NAME",
+        help="Column of --labels with the label.",
+        show_default="the one called label, class, diagnosis or alike",
+    ),
+]
+GroupColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--group-column",
+        metavar="NAME",
+        help="Column with the patient, of --groups, or else of --labels.",
+        show_default="group; in --labels also one called patient, subject or alike",
+    ),
+]
 NumImagesOption = Annotated[
-    int, typer.Option("--num-images", "-n", min=1, help="Number of images in all, half of them of each class.")
+    int,
+    typer.Option(
+        "--num-images", "-n", min=1, max=MAX_PHANTOMS, help="Number of images in all, half of them of each class."
+    ),
 ]
 PhantomSizeOption = Annotated[
     int, typer.Option("--size", min=32, max=1024, help="Width and height of the images, in pixels.")
@@ -159,6 +216,7 @@ def prepare_airogs(
     source: SourceArgument,
     output: ShardsOutputOption,
     groups: AirogsGroupsOption = None,
+    exclude: ExcludeOption = None,
     size: SizeOption = AIROGS.size,
     resize: ResizeOption = AIROGS.resize,
     validation: ValidationOption = 0.1,
@@ -179,13 +237,14 @@ def prepare_airogs(
     """
     from synthmed.data.prepare.releases import read_airogs
 
-    _prepare(read_airogs(source, groups), locals())
+    _prepare(read_airogs(source, groups, exclude or ()), locals())
 
 
 @prepare_app.command("crcdx", epilog="Example: synthmed prepare crcdx ~/CRC_DX -o data/crcdx")
 def prepare_crcdx(
     source: SourceArgument,
     output: ShardsOutputOption,
+    exclude: ExcludeOption = None,
     size: SizeOption = CRCDX.size,
     resize: ResizeOption = CRCDX.resize,
     validation: OwnValidationOption = 0.1,
@@ -207,7 +266,7 @@ def prepare_crcdx(
     """
     from synthmed.data.prepare.releases import read_crcdx
 
-    _prepare(read_crcdx(source), locals())
+    _prepare(read_crcdx(source, exclude or ()), locals())
 
 
 @prepare_app.command(
@@ -219,6 +278,7 @@ def prepare_chexpert(
     finding: FindingOption = "Cardiomegaly",
     uncertain: UncertainOption = "positive",
     blank: BlankOption = "negative",
+    exclude: ExcludeOption = None,
     size: SizeOption = CHEXPERT.size,
     resize: ResizeOption = CHEXPERT.resize,
     validation: ValidationOption = 0.1,
@@ -237,9 +297,9 @@ def prepare_chexpert(
     Reads the images of train.csv, with the patient from their path. They are
     made grey, and the darkest and brightest value of each becomes 0 and 255.
     """
-    from synthmed.data.prepare.releases import read_chexpert
+    from synthmed.data.prepare.chexpert import read_chexpert
 
-    _prepare(read_chexpert(source, finding, uncertain, blank), locals())
+    _prepare(read_chexpert(source, finding, uncertain, blank, exclude or ()), locals())
 
 
 @prepare_app.command(
@@ -248,9 +308,14 @@ def prepare_chexpert(
 def prepare_images(
     source: FoldersArgument,
     output: ShardsOutputOption,
+    labels: LabelsOption = None,
+    image_column: ImageColumnOption = None,
+    label_column: LabelColumnOption = None,
+    group_column: GroupColumnOption = None,
     group_pattern: GroupPatternOption = None,
     groups: GroupsOption = None,
     positive: PositiveOption = None,
+    exclude: ExcludeOption = None,
     size: SizeOption = DataSetInfo.size,
     resize: ResizeOption = DataSetInfo.resize,
     validation: ValidationOption = 0.1,
@@ -264,10 +329,21 @@ def prepare_images(
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Any images in one folder per class; the sorted names of the folders are the classes in label order."""
+    """Any images, in one folder per class or with a table of their labels.
+
+    The sorted names of the folders, or the sorted values in the table, are the
+    classes in label order.
+    """
+    from synthmed.data.prepare.columns import ColumnNames
+    from synthmed.data.prepare.image_tables import read_image_table
     from synthmed.data.prepare.releases import read_image_folders
 
-    release = read_image_folders(source, name, group_pattern, groups, positive)
+    names = ColumnNames(image_column, label_column, group_column)
+    if labels is not None:
+        release = read_image_table(source, labels, names, name, group_pattern, groups, positive, exclude or ())
+    else:
+        names.check_table(groups)
+        release = read_image_folders(source, name, group_pattern, groups, positive, names, exclude or ())
     _prepare(release, locals())
 
 

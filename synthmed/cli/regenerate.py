@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from synthmed.cli.common import DeviceOption, JsonOption, models_home, print_json, print_table
+from synthmed.cli.common import DeviceOption, JsonOption, file_output, models_home, print_json, print_table
 from synthmed.errors import DataError
 from synthmed.files.storage import location
 
@@ -19,7 +19,10 @@ def regenerate(
         Path | None,
         typer.Option("--checkpoint", help="Model file, if it is none of `synthmed checkpoints list`."),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the image here, as PNG.")] = None,
+    output: Annotated[
+        Path | None,
+        file_output("Write the image here, as PNG.", metavar="PNG"),
+    ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:

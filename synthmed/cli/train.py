@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from synthmed.cli.common import JsonOption, print_json
 from synthmed.cli.groups import grouped
-from synthmed.cli.training import print_stage, register_model, stage_result, training_request
+from synthmed.cli.training import check_data, print_stage, register_model, stage_result, training_request
 from synthmed.generators.family import StageRequest
+from synthmed.runtime.launch import started_as_main
 
 
 @grouped(request=training_request)
@@ -17,8 +18,8 @@ def train(*, request: StageRequest, as_json: JsonOption = False) -> None:
     When it ends, `synthmed generate` finds the model by the name of its data set. train-autoencoder and train-diffusion
     train single stages. Several GPUs: torchrun --nproc-per-node 4 -m synthmed train ...
     """
+    check_data(request.data)
     from synthmed.generators.stages import run_recipe
-    from synthmed.runtime.processes import started_as_main
 
     finished = list(run_recipe(request))
     if not started_as_main():

@@ -49,7 +49,7 @@ def train_autoencoder(
         raise UsageError("--autoencoder without --adversarial", "a first stage starts from random weights")
     stage, start = find_stage(request, "adversarial" if adversarial else "autoencoder"), None
     if adversarial:
-        from synthmed.generators.stages import find_start
+        from synthmed.generators.starts import find_start
 
         start = find_start(stage, request.run, autoencoder)
         if start is None:

@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from synthmed.classifier.config import ClassifierConfig
-from synthmed.cli.common import DeviceOption, JsonOption, OverwriteOption, SeedOption, print_json, print_table
+from synthmed.cli.common import (
+    DeviceOption,
+    JsonOption,
+    OverwriteOption,
+    SeedOption,
+    given_file,
+    local_output,
+    print_json,
+    print_table,
+)
 from synthmed.config.fields import meaning
+from synthmed.config.limits import MAX_BATCH_SIZE, MAX_STEPS
 from synthmed.errors import UsageError
 from synthmed.files.storage import location
 from synthmed.study.arms import ARMS, parse_arms
@@ -29,7 +39,8 @@ RealOption = Annotated[
     ),
 ]
 OutputOption = Annotated[
-    Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results. The same command resumes.")
+    Path,
+    local_output("Folder for the results. The same command resumes."),
 ]
 SyntheticOption = Annotated[
     Path | None,
@@ -41,12 +52,16 @@ ArmsOption = Annotated[
     str, typer.Option("--arms", help="What to train on, of real, synthetic and both; separated by commas.")
 ]
 ModelOption = Annotated[str, typer.Option("--model", help=meaning(ClassifierConfig, "model"))]
-SeedsOption = Annotated[int, typer.Option("--seeds", min=1, help="Trainings per arm, each with a seed of its own.")]
-StepsOption = Annotated[int, typer.Option("--steps", min=1, help=meaning(ClassifierConfig, "steps"))]
-BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help=meaning(ClassifierConfig, "batch_size"))]
-LearningRateOption = Annotated[float, typer.Option("--lr", help=meaning(ClassifierConfig, "lr"))]
+SeedsOption = Annotated[
+    int, typer.Option("--seeds", min=1, max=1000, help="Trainings per arm, each with a seed of its own.")
+]
+StepsOption = Annotated[int, typer.Option("--steps", min=1, max=MAX_STEPS, help=meaning(ClassifierConfig, "steps"))]
+BatchSizeOption = Annotated[
+    int, typer.Option("--batch-size", min=1, max=MAX_BATCH_SIZE, help=meaning(ClassifierConfig, "batch_size"))
+]
+LearningRateOption = Annotated[float, typer.Option("--lr", min=0, max=100, help=meaning(ClassifierConfig, "lr"))]
 WeightDecayOption = Annotated[
-    float, typer.Option("--weight-decay", min=0, help=meaning(ClassifierConfig, "weight_decay"))
+    float, typer.Option("--weight-decay", min=0, max=100, help=meaning(ClassifierConfig, "weight_decay"))
 ]
 SizeOption = Annotated[
     int | None,
@@ -69,6 +84,7 @@ WeightsOption = Annotated[
     Path | None,
     typer.Option(
         "--weights",
+        parser=given_file,
         metavar="FILE",
         help="Start from the weights in this file, safetensors or PyTorch's; nothing is downloaded.",
     ),
@@ -126,10 +142,12 @@ def train_classifier(
     )
     chosen = parse_arms(arms)
     _check_sources(chosen, synthetic, pretrained, weights)
+    from synthmed.files.outputs import check_output
     from synthmed.runtime.progress import log
-    from synthmed.study.folders import open_comparison
+    from synthmed.study.folders import CONFIG_FILE, open_comparison
 
     # Before torch is imported: folders that do not fit are reported at once.
+    check_output(output, CONFIG_FILE)
     folders = open_comparison(real, synthetic)
     for note in folders.notes:
         log(note)

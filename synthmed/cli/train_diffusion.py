@@ -38,7 +38,7 @@ def train_diffusion(
     """
     stage = find_stage(request, "diffusion")
     from synthmed.data.shards.read import open_folder
-    from synthmed.generators.stages import find_start
+    from synthmed.generators.starts import find_start
 
     start = find_start(stage, request.run, autoencoder)
     if start is None:

@@ -12,16 +12,20 @@ from synthmed.cli.common import (
     OverwriteOption,
     SeedOption,
     VggOption,
+    local_output,
     models_home,
     print_json,
     print_table,
 )
+from synthmed.config.limits import MAX_THREADS
+from synthmed.data.shards.read import find_shards
 from synthmed.errors import UsageError
 from synthmed.files.content import hash_file
 from synthmed.files.storage import location
 from synthmed.generators import registry
 from synthmed.generators.families import FAMILIES, load_recipe, read_header
 from synthmed.generators.family import Stage, StageRequest
+from synthmed.runtime.launch import read_launch, started_as_main
 from synthmed.runtime.progress import log
 
 
@@ -38,7 +42,7 @@ def training_request(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Run folder; all stages of a model share one. The same command resumes."),
+        local_output("Run folder; all stages of a model share one. The same command resumes."),
     ],
     recipe: Annotated[
         str | None,
@@ -57,12 +61,18 @@ def training_request(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     workers: Annotated[
-        int, typer.Option("--workers", min=0, help="Processes that load images which do not fit in memory.")
+        int,
+        typer.Option(
+            "--workers", min=0, max=MAX_THREADS, help="Processes that load images which do not fit in memory."
+        ),
     ] = 2,
     overwrite: OverwriteOption = False,
 ) -> StageRequest:
     """Return what a training is asked for; a group of options."""
+    read_launch(together=True)
+    models_home(to_write=True)
     if recipe is None:
+        check_data(data)
         recipe, changes = _choose(data, device, changes)
     # A wrong recipe is told before torch is imported.
     chosen = load_recipe(recipe, changes or [])
@@ -73,7 +83,6 @@ def _choose(data: Path, device: str, changes: list[str] | None) -> tuple[str, li
     """Return a recipe that suits the data, with the user's changes after those that fit it; say which and why."""
     from synthmed.generators.choice import choose_recipe
     from synthmed.runtime.device import select_device
-    from synthmed.runtime.processes import started_as_main
 
     choice = choose_recipe(data, select_device(device).type)
     if started_as_main():
@@ -100,7 +109,7 @@ def find_stage(request: StageRequest, name: str) -> Stage:
 
 def register_model(figures: dict[str, Any]) -> None:
     """Make a finished model findable by its data set."""
-    registry.register(models_home(), Path(figures["model"]))
+    registry.register(models_home(to_write=True), Path(figures["model"]))
 
 
 def stage_result(stage: str, figures: dict[str, Any]) -> dict[str, Any]:
@@ -109,10 +118,20 @@ def stage_result(stage: str, figures: dict[str, Any]) -> dict[str, Any]:
     return {"stage": stage, "dataset": read_header(path).dataset, "sha256": hash_file(path), **figures}
 
 
+def check_data(data: Path) -> None:
+    """Refuse a folder that holds no shards to train on, before torch is imported.
+
+    Raises:
+        DataError: There is no such folder, or it lacks a split.
+    """
+    for split in ("train", "validation"):
+        find_shards(data, split)
+
+
 def run_single_stage(request: StageRequest, stage: Stage, start: Path | None, as_json: bool) -> None:
     """Train one stage and print its last figures, in the first process alone."""
+    check_data(request.data)
     from synthmed.generators.stages import run_stage
-    from synthmed.runtime.processes import started_as_main
 
     figures = run_stage(request, stage, start)
     if not started_as_main():

@@ -13,11 +13,12 @@ from synthmed.cli.common import (
     OverwriteOption,
     ShardsArgument,
     SplitsOption,
+    local_output,
     print_json,
     print_table,
 )
 
-OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the images.")]
+OutputOption = Annotated[Path, local_output("Folder for the images.")]
 LabelsOption = Annotated[
     Literal["folders", "stylegan"],
     typer.Option(

@@ -12,6 +12,7 @@ from typing import Any
 
 from synthmed.errors import RecipeError, nearest
 
+MAX_RECIPE_BYTES = 1 << 20
 RECIPE_FOLDERS = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[2] / "recipes")
 
 
@@ -28,7 +29,11 @@ def read_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> tuple[dict[
     """
     path = _find_recipe(name_or_file)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(MAX_RECIPE_BYTES + 1)
+        if len(text) > MAX_RECIPE_BYTES:
+            raise RecipeError(f"{path} is no recipe: it is larger than {MAX_RECIPE_BYTES >> 20} MiB")
+        table = tomllib.loads(text.decode())
     except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(f"cannot read recipe {path}: {error}") from error
     presets = table.pop("presets", {})

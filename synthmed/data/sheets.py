@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,4 +39,30 @@ def contact_sheet(
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(text_size)
     for row, title in enumerate(titles[:rows]):
         draw.text((gap + 1, gap + row * pitch[0]), title, fill=(230, 230, 230), font=font)
+    return np.asarray(picture)
+
+
+def with_heading(
+    sheet: ImageArray, lines: Sequence[str], *, columns: Sequence[str] = (), text_size: int = 14
+) -> ImageArray:
+    """Return a sheet with text above it.
+
+    Args:
+        sheet: The images.
+        lines: Of text; what is wider than the sheet goes on in the next line.
+        columns: Names of the sheet's columns, which are equally wide.
+        text_size: In pixels.
+    """
+    font, width = ImageFont.load_default(text_size), sheet.shape[1]
+    # On average a sign is about half as wide as it is high.
+    shown = [part for line in lines for part in textwrap.wrap(line, max(1, int(width / (0.55 * text_size))))]
+    pitch = text_size + 4
+    strip = pitch * (len(shown) + bool(columns)) + 4
+    picture = Image.fromarray(np.concatenate([np.full((strip, width, 3), 32, dtype=np.uint8), sheet]))
+    draw = ImageDraw.Draw(picture)
+    for number, line in enumerate(shown):
+        draw.text((4, 2 + number * pitch), line, fill=(230, 230, 230), font=font)
+    for number, name in enumerate(columns):
+        place = (4 + number * width // len(columns), 2 + len(shown) * pitch)
+        draw.text(place, name, fill=(255, 220, 120), font=font)
     return np.asarray(picture)

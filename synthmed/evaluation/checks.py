@@ -6,36 +6,32 @@ on: the reason is logged and kept in the notes.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from synthmed.classifier.training import Placement
-from synthmed.data.images import encode_image
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
 from synthmed.evaluation.artefacts import EYE_DATASETS, check_discs, check_grid
-from synthmed.evaluation.config import EvaluateRequest
+from synthmed.evaluation.config import DISCS, EvaluateRequest
 from synthmed.evaluation.copies import find_copies
 from synthmed.evaluation.copy_spaces import CopyFeatures
 from synthmed.evaluation.duplicates import check_duplicates
+from synthmed.evaluation.identical import count_identical, set_findings
 from synthmed.evaluation.label_classifier import LABEL_CLASSIFIER
 from synthmed.evaluation.labels import check_labels
+from synthmed.evaluation.notes import Notes
 from synthmed.evaluation.ratios import check_ratios
-from synthmed.evaluation.report import picture_path
+from synthmed.evaluation.report import write_pairs
 from synthmed.evaluation.sets import EvaluationSets
-from synthmed.evaluation.sheets import draw_pairs
-from synthmed.files.atomic import write_bytes
 from synthmed.runtime import device as devices
 from synthmed.runtime.progress import log
 from synthmed.runtime.seeds import numpy_generator
 
 Json = dict[str, Any]
-Notes = dict[str, str]
-"""Check -> why it was not made."""
 PHANTOMS = "phantom-fundus"
 
 
@@ -47,14 +43,14 @@ def copies(
     notes: Notes,
 ) -> dict[str, Json]:
     """Return which images of each generated set are suspiciously near to training images, and draw the closest."""
-    if not _asked("copies", request, sets, notes) or sets.training is None or sets.held_out is None:
+    if "copies" not in request.config.checks:
         return {}
     found: dict[str, Json] = {}
     for images, its_features in zip(sets.generated, features, strict=True):
-        log(f"looking for training images in {images.name}")
-        with _noted(f"copies in {images.name}", notes):
+        log(f"looking for images of {sets.searched.name} in {images.name}")
+        with notes.noted(f"copies in {images.name}"):
             report = find_copies(
-                training=sets.training,
+                training=sets.searched,
                 held_out=sets.held_out,
                 generated=images,
                 features=its_features,
@@ -62,19 +58,25 @@ def copies(
                 generator=numpy_generator(request.config.seed, "copies"),
                 device=device,
             )
-            found[images.name] = dataclasses.asdict(report)
+            found[images.name] = {"searched": sets.searched.name, **dataclasses.asdict(report)}
+            said = set_findings(dataclasses.asdict(count_identical(images, sets)), found[images.name])
+            if report.unranked:
+                notes.add(f"suspected copies in {images.name}", report.unranked)
+            for score, why in (report.features.missing if report.features else {}).items():
+                notes.add(f"{score}, for {images.name}", why)
             if request.sheets:
-                sheet = draw_pairs(report, training=sets.training, generated=images)
-                write_bytes(picture_path(request.output, "copies", images.name), encode_image(sheet, "png"))
+                write_pairs(request.output, report, sets, images, said)
     return found
 
 
 def labels(request: EvaluateRequest, sets: EvaluationSets, device: torch.device, notes: Notes) -> Json | None:
     """Return how requested labels agree with a classifier, and in phantoms with measured cup-to-disc ratios."""
-    if not _asked("labels", request, sets, notes) or sets.training is None or sets.held_out is None:
+    if "labels" not in request.config.checks:
         return None
-    log("reading labels with a classifier of real images")
-    with _noted("labels", notes):
+    with notes.noted("labels"):
+        if sets.training is None or sets.held_out is None:
+            raise DataError("there are no training or no held-out images", "name them with --training and --held-out")
+        log("reading labels with a classifier of real images")
         report = check_labels(
             train=sets.training,
             held_out=sets.held_out,
@@ -91,45 +93,40 @@ def labels(request: EvaluateRequest, sets: EvaluationSets, device: torch.device,
 
 def artefacts(request: EvaluateRequest, sets: EvaluationSets, notes: Notes) -> dict[str, Json]:
     """Return grid patterns, missing or surplus optic discs and near-duplicates of each generated set."""
-    if "artefacts" not in request.config.checks:
-        return {}
-    found: dict[str, Json] = {}
-    for images in sets.generated:
+    asked, seed = request.config.checks, request.config.seed
+    discs = DISCS in asked or ("artefacts" in asked and sets.real.dataset in EYE_DATASETS)
+    found: dict[str, Json] = {images.name: {} for images in sets.generated}
+    for images in sets.generated if discs or "artefacts" in asked else ():
         log(f"looking for artefacts in {images.name}")
-        with _noted(f"artefacts in {images.name}", notes):
-            found[images.name] = _artefacts(sets.real, images, request.config.seed)
-    return found
+        parts = found[images.name]
+        if "artefacts" in asked:
+            with notes.noted(f"grid patterns in {images.name}"):
+                parts["grid"] = _grid(sets.real, images, seed)
+            with notes.noted(f"grid patterns in held-out images, for {images.name}"):
+                parts["real_grid"] = _grid(sets.real, _as_many(_other_real(sets), len(images)), seed)
+            with notes.noted(f"near-duplicates in {images.name}"):
+                duplicates = check_duplicates(real=sets.real, generated=images)
+                parts["duplicates"] = {**dataclasses.asdict(duplicates), "has_duplicates": duplicates.has_duplicates}
+        if discs:
+            with notes.noted(f"optic discs in {images.name}"):
+                counted = check_discs(real=sets.real, generated=images, generator=numpy_generator(seed, "discs"))
+                parts["optic_discs"] = {**dataclasses.asdict(counted), "has_faults": counted.has_faults}
+    return {name: parts for name, parts in found.items() if parts}
 
 
-def _artefacts(real: ImageSet, generated: ImageSet, seed: int) -> Json:
-    grid = check_grid(real=real, generated=generated, generator=numpy_generator(seed, "grid"))
-    duplicates = check_duplicates(real=real, generated=generated)
-    found = {
-        "grid": {**dataclasses.asdict(grid), "has_grid": grid.has_grid},
-        "duplicates": {**dataclasses.asdict(duplicates), "has_duplicates": duplicates.has_duplicates},
-    }
-    if real.dataset in EYE_DATASETS:
-        discs = check_discs(real=real, generated=generated, generator=numpy_generator(seed, "discs"))
-        found["optic_discs"] = {**dataclasses.asdict(discs), "has_faults": discs.has_faults}
-    return found
+def _grid(real: ImageSet, images: ImageSet, seed: int) -> Json:
+    grid = check_grid(real=real, generated=images, generator=numpy_generator(seed, "grid"))
+    return {**dataclasses.asdict(grid), "has_grid": grid.has_grid, "num_images": len(images)}
 
 
-def _asked(check: str, request: EvaluateRequest, sets: EvaluationSets, notes: Notes) -> bool:
-    """Say whether a check is asked for, and has the training and the held-out images that it needs."""
-    if check not in request.config.checks:
-        return False
-    with _noted(check, notes):
-        if sets.training is None or sets.held_out is None:
-            raise DataError("there are no training or no held-out images", "name them with --training and --held-out")
-        return True
-    return False
+def _other_real(sets: EvaluationSets) -> ImageSet:
+    """Return real images that are not those of the reference."""
+    for images in (sets.held_out, sets.training):
+        if images is not None and images is not sets.real:
+            return images
+    raise DataError("there are no real images but those of --real", "name others with --held-out")
 
 
-@contextlib.contextmanager
-def _noted(check: str, notes: Notes) -> Iterator[None]:
-    """Note why a check cannot be made, and go on."""
-    try:
-        yield
-    except DataError as error:
-        notes[check] = str(error)
-        log(f"{check}: not looked into: {error}")
+def _as_many(images: ImageSet, count: int) -> ImageSet:
+    """Return so many images of a set, or all: the first ones, for sets are in no meaningful order."""
+    return images.subset(range(min(count, len(images))))

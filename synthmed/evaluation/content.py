@@ -22,26 +22,25 @@ from synthmed.errors import DataError, UsageError
 from synthmed.files.atomic import write_json
 from synthmed.files.content import hash_json, read_json
 from synthmed.runtime import version
-from synthmed.runtime.progress import log, progress
+from synthmed.runtime.progress import progress
 
 CACHE_BYTES = 1 << 29
 
 
 def open_by_content(
-    where: str,
+    where: str | Listing,
     *,
     size: int | Size | None = None,
-    split: str | None = None,
     cache: Path | None = None,
     cache_bytes: int = CACHE_BYTES,
 ) -> ImageSet:
     """Return the images of a folder of shards, or of a folder, zip or tar of images with labels.
 
     Args:
-        where: `PLACE` or, of shards, `PLACE:SPLIT`; PLACE may be an address such as s3://bucket/folder.
+        where: `PLACE` or, of shards, `PLACE:SPLIT`; PLACE may be an address such as s3://bucket/folder. Or its images
+            as they were listed before.
         size: Side, or height and width, in pixels; others are resized, with their centre cut out where the proportions
             differ. `None` takes those of the first image.
-        split: The one to take where `where` names none and the shards have several.
         cache: Folder on a disk that remembers the pixels' hashes of files, so that the same bytes are not decoded again
             only to know them.
         cache_bytes: Decoded images are kept in memory up to this.
@@ -53,14 +52,14 @@ def open_by_content(
     """
     if size is not None and min(size if isinstance(size, tuple) else (size,)) < MIN_SIDE:
         raise UsageError(f"images cannot be scored at a size of {size} pixels", f"at least {MIN_SIDE}")
-    listing = replace(list_images(where, split=split), min_side=MIN_SIDE)
+    listed = list_images(where) if isinstance(where, str) else where
+    listing = replace(listed, min_side=MIN_SIDE)
     height, width = listing.pixels(0).shape[:2]
     shape = (height, width) if size is None else (size, size) if isinstance(size, int) else size
-    if shape != (height, width):
-        log(f"{listing.name}: images of {height} x {width} pixels are resized to {shape[0]} x {shape[1]}")
     reader = Reader(listing, shape, cache_bytes=cache_bytes)
     _find_hashes(listing, reader, cache)
     images = make_set(listing, reader, (height, width))
+    images.log_resized()
     # Images with the same pixels by class, group and key.
     words = [images.classes[label] for label in images.labels.tolist()]
     marks = list(zip(images.pixel_hashes, words, images.groups, images.keys, strict=True))
@@ -77,23 +76,24 @@ def _find_hashes(listing: Listing, reader: Reader, cache: Path | None) -> None:
         # What another decoder makes of the same bytes may differ by a grey level.
         made_by = {"synthmed": version.__version__, "pillow": PIL.__version__, "size": list(reader.size)}
         path = cache / f"{hash_json({**made_by, 'images': encoded})}.pixels.json"
-        if (known := _read_hashes(path, count)) is not None:
-            reader.hashes[:] = known
+        if (known := _read_known(path, count)) is not None:
+            reader.hashes[:], reader.was_resized[:] = known
             return
     with progress(f"reading {listing.name}", count, "images") as advance:
         for _ in map_ordered(reader.hash, range(count), default_workers()):
             advance(1)
     if path is not None:
-        write_json(path, reader.hashes)
+        write_json(path, {"hashes": reader.hashes, "was_resized": reader.was_resized.tolist()})
 
 
-def _read_hashes(path: Path, count: int) -> list[str] | None:
-    """Return the hashes in a file of the cache; `None` where it does not hold exactly as many."""
+def _read_known(path: Path, count: int) -> tuple[list[str], list[bool]] | None:
+    """Return what a file of the cache says of each image; `None` where it does not hold exactly as many."""
     try:
         found = read_json(path)
     except DataError:
         return None
-    if not isinstance(found, list) or len(found) != count:
+    hashes, resized = (found.get(name) if isinstance(found, dict) else None for name in ("hashes", "was_resized"))
+    if not (isinstance(hashes, list) and isinstance(resized, list) and len(hashes) == len(resized) == count):
         return None
-    whole = all(isinstance(word, str) and re.fullmatch("[0-9a-f]{64}", word) for word in found)
-    return found if whole else None
+    whole = all(isinstance(word, str) and re.fullmatch("[0-9a-f]{64}", word) for word in hashes)
+    return (hashes, resized) if whole and all(isinstance(flag, bool) for flag in resized) else None

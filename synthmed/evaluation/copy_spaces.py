@@ -33,8 +33,8 @@ class CopyFeatures:
     """[N, D]."""
     mirrored: NDArray[np.float32] | None
     """[N, D], of the training images flipped from left to right; `None`: mirrored copies are sought in pixels alone."""
-    held_out: NDArray[np.float32]
-    """[H, D]."""
+    held_out: NDArray[np.float32] | None
+    """[H, D]; `None` where there are no held-out images."""
     generated: NDArray[np.float32]
     """[M, D]."""
 
@@ -96,17 +96,20 @@ def find_in_features(features: CopyFeatures, images: NDArray[np.float32]) -> Nei
 
 
 def compare(held_out: Neighbours, generated: Neighbours, units: NDArray[np.str_]) -> Space:
-    """Return both sets' ratios of the nearest distance to the median of other patients' images among the neighbours.
+    """Return both sets' ratios; the usual distance counts as at least the smallest one of any held-out image.
 
-    That median counts as at least the smallest distance of any held-out image: where an image stands many times in the
-    training data, all neighbours of its copy are that image, and the median would be as small as the nearest distance.
+    Where an image stands many times in the training data, all neighbours of its copy are that image, and the usual
+    distance would be as small as the nearest.
     """
     least = float(held_out.distances[:, 0].min())
-    ratios = []
-    for found in (held_out, generated):
-        other = units[found.indices] != units[found.indices[:, :1]]
-        # Where all neighbours are of one patient, the farthest stands in for other patients' images.
-        other[~other.any(axis=1), -1] = True
-        usual = np.nanmedian(np.where(other, found.distances, np.nan), axis=1)
-        ratios.append(found.distances[:, 0] / np.maximum(usual, max(least, 1e-12)))
-    return Space(held_out, generated, *ratios)
+    return Space(held_out, generated, ratios(held_out, units, least), ratios(generated, units, least))
+
+
+def ratios(found: Neighbours, units: NDArray[np.str_], least: float = 0) -> Floats:
+    """Return the nearest distance over the median of other patients' images among the neighbours, `least` or more."""
+    other = units[found.indices] != units[found.indices[:, :1]]
+    # Where all neighbours are of one patient, the farthest stands in for other patients' images.
+    other[~other.any(axis=1), -1] = True
+    usual = np.nanmedian(np.where(other, found.distances, np.nan), axis=1)
+    result: Floats = found.distances[:, 0] / np.maximum(usual, max(least, 1e-12))
+    return result

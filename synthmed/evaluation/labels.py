@@ -22,6 +22,7 @@ from synthmed.classifier.training import Placement, predict
 from synthmed.data.labels import Classes
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
+from synthmed.evaluation.identical import count_shared
 from synthmed.evaluation.label_classifier import LABEL_CLASSIFIER, LabelClassifier, open_classifier
 from synthmed.metrics.statistics import (
     NUM_RESAMPLES,
@@ -35,6 +36,8 @@ from synthmed.metrics.statistics import (
     weighted_auroc,
 )
 from synthmed.runtime.seeds import numpy_generator
+
+SEEN = "what a classifier says of images that it has seen means nothing; hold others out"
 
 
 @dataclass(frozen=True)
@@ -187,5 +190,7 @@ def _check_separate(train: ImageSet, held_out: ImageSet) -> None:
     if shared:
         raise DataError(
             f"{held_out.name} shares {len(shared)} patient(s) or image(s) with {train.name}: {min(shared)}",
-            "what a classifier says of images that it has seen means nothing; hold others out",
+            SEEN,
         )
+    if count_shared(held_out, train) == len(held_out):
+        raise DataError(f"all {len(held_out)} images of {held_out.name} are images of {train.name}", SEEN)

@@ -57,7 +57,11 @@ def draw_overlap(
         finish_axes(panel, "", "", "\n".join(plain(word, NAME_WIDTH) for word in words))
     x_label = f"first component\n({shares[0]:.0%} of the real variance)"
     _name_outer_axes(panels, len(cells), x_label, f"second component\n({shares[1]:.0%})")
-    figure.suptitle(plain(f"{extractor} features, principal components of the real ones", 44), fontsize=LABEL_SIZE)
+    title = f"{extractor} features, principal components of the real ones; ellipses at two deviations"
+    figure.suptitle(
+        plain(title, 44),
+        fontsize=LABEL_SIZE,
+    )
     styles = {"real": REAL_STYLE, **{name: set_style(generated, name) for name in generated}}
     add_legend(figure, {name: _handle(style) for name, style in styles.items()})
     return figure

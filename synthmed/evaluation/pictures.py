@@ -50,8 +50,14 @@ class Score:
     """The score of real images against others of them, in sets of the same sizes."""
 
 
-def draw_sizes(curves: Sequence[Curve], *, score: str) -> Figure:
-    """Return a distance against the number of images, a line and the band of its range for each set."""
+def draw_sizes(curves: Sequence[Curve], *, score: str, floor: tuple[int, float] | None = None) -> Figure:
+    """Return a distance against the number of images, a line and the band of its range for each set.
+
+    Args:
+        curves: One per set.
+        score: The distance.
+        floor: Number of real images and their distance to other real ones, where that is known.
+    """
     figure = new_figure(7.5, 5.2 + 0.15 * len(curves))
     axes = figure.add_subplot()
     names = [curve.generated for curve in curves]
@@ -60,11 +66,13 @@ def draw_sizes(curves: Sequence[Curve], *, score: str) -> Figure:
         style = set_style(names, name)
         handles[name] = axes.plot(curve.sizes, curve.mean, linewidth=2, markersize=6, **style)[0]
         axes.fill_between(curve.sizes, curve.low, curve.high, color=style["color"], alpha=0.18, linewidth=0)
+    if floor is not None:
+        handles[f"{FLOOR} ({floor[0]})"] = axes.axhline(floor[1], **REFERENCE)
     axes.set_xscale("log")
     ticks = _spread_ticks(sorted({size for curve in curves for size in curve.sizes}))
     axes.set_xticks(ticks, [str(size) for size in ticks])
     axes.set_xticks([], minor=True)
-    finish_axes(axes, "generated images", f"{plain(score)} (lower is better)")
+    finish_axes(axes, "generated images", f"{plain(score)} (lower is better)", "mean and range of random parts")
     add_legend(figure, handles)
     return figure
 
@@ -82,8 +90,10 @@ def draw_scores(scores: Sequence[Score]) -> Figure:
     for panel in panels[:, 0]:
         panel.set_yticks(range(len(names)), [plain(name, NAME_WIDTH) for name in names])
         panel.set_ylim(len(names) - 0.4, -0.6)
+    handles = {"95 % interval": panels[0, 0].containers[-1]}
     if floor := next((line for line in floors if line is not None), None):
-        add_legend(figure, {FLOOR: floor})
+        handles[FLOOR] = floor
+    add_legend(figure, handles)
     return figure
 
 
@@ -122,13 +132,16 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
 
 
-def draw_spectra(frequencies: Values, *, real: Values, generated: Mapping[str, Values]) -> Figure:
+def draw_spectra(
+    frequencies: Values, *, real: Values, generated: Mapping[str, Values], held_out: Values | None = None
+) -> Figure:
     """Return radially averaged power spectra, and below them those of generated images over those of real ones.
 
     Args:
         frequencies: [K], cycles per pixel, above 0.
         real: [K], mean power; any unit, the same for all.
         generated: [K] by set.
+        held_out: [K], of other real images, if there are any.
     """
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
@@ -136,11 +149,14 @@ def draw_spectra(frequencies: Values, *, real: Values, generated: Mapping[str, V
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     handles = {"real": top.plot(frequencies, real, color=REAL_COLOUR, linewidth=2.5)[0]}
     bottom.axhline(1.0, color=REAL_COLOUR, linewidth=2.5)
-    for name, power in generated.items():
-        style = {**set_style(generated, name), "markevery": max(1, len(frequencies) // 8), "markersize": 6}
-        handles[name] = top.plot(frequencies, power, linewidth=1.8, **style)[0]
+    curves = {name: (power, {"linewidth": 1.8, **set_style(generated, name)}) for name, power in generated.items()}
+    if held_out is not None:
+        curves["other real images"] = (held_out, {**REFERENCE, "color": REAL_COLOUR})
+    for name, (power, style) in curves.items():
+        marks = {"markevery": max(1, len(frequencies) // 8), "markersize": 6}
+        handles[name] = top.plot(frequencies, power, **style, **marks)[0]
         ratio = np.divide(power, real, out=np.full(len(real), np.nan), where=np.asarray(real) > 0)
-        bottom.plot(frequencies, ratio, linewidth=1.8, **style)
+        bottom.plot(frequencies, ratio, **style, **marks)
     for panel in (top, bottom):
         panel.set_yscale("log")
     low, high = bottom.get_ylim()
@@ -149,8 +165,8 @@ def draw_spectra(frequencies: Values, *, real: Values, generated: Mapping[str, V
     bottom.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     bottom.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     bottom.yaxis.set_minor_formatter(NullFormatter())
-    finish_axes(top, "", "mean power")
-    finish_axes(bottom, "spatial frequency (cycles per pixel)", "generated / real")
+    finish_axes(top, "", "mean power (grey levels squared)")
+    finish_axes(bottom, "spatial frequency (cycles per pixel)", "power / real power")
     add_legend(figure, handles)
     return figure
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 
 from synthmed.data.images import encode_image
 from synthmed.data.sets.image_set import ImageSet
+from synthmed.evaluation.copies import CopyReport
 from synthmed.evaluation.overlap import draw_overlap
 from synthmed.evaluation.pictures import Score, draw_scores, draw_sizes, draw_spectra
-from synthmed.evaluation.results import score_title
+from synthmed.evaluation.results import COPY_SCORES, beside_real, score_title
 from synthmed.evaluation.scores import ALL, Curve, Featured
-from synthmed.evaluation.sheets import draw_examples
+from synthmed.evaluation.sets import EvaluationSets
+from synthmed.evaluation.sheets import draw_examples, draw_pairs
 from synthmed.files.atomic import write_bytes
 from synthmed.metrics.feature_arrays import Floats
 from synthmed.metrics.scores import SCORES
@@ -32,6 +35,31 @@ def picture_path(output: Path, kind: str, name: str) -> Path:
 def write_examples(output: Path, *, real: ImageSet, generated: Mapping[str, ImageSet]) -> None:
     """Write samples.png: rows of real and of generated images of each class. It shows real patients."""
     write_bytes(output / "samples.png", encode_image(draw_examples(real=real, generated=generated), "png"))
+
+
+def write_pairs(output: Path, report: CopyReport, sets: EvaluationSets, generated: ImageSet, said: list[str]) -> None:
+    """Write copies-NAME.png: generated images beside the real ones nearest to them. It shows real patients.
+
+    Args:
+        output: The output folder.
+        report: Of this set.
+        sets: All sets.
+        generated: The set.
+        said: What was found, as lines for the picture.
+    """
+    figures = []
+    if report.features:
+        found = asdict(report.features)
+        figures = [f"{title} {beside_real(found, name)}" for name, title in COPY_SCORES.items()]
+    title = f"{generated.name} and the images of {sets.searched.name} nearest to it"
+    sheet = draw_pairs(
+        report,
+        training=sets.searched,
+        generated=generated,
+        real_title="nearest real" if sets.training is None else "nearest real (training)",
+        heading=[title, *said, *figures],
+    )
+    write_bytes(picture_path(output, "copies", generated.name), encode_image(sheet, "png"))
 
 
 def write_score_pictures(output: Path, features: str, results: Json, real: Featured, generated: list[Featured]) -> None:
@@ -57,15 +85,19 @@ def write_score_pictures(output: Path, features: str, results: Json, real: Featu
         write_figure(picture_path(output, "scores", features), draw_scores(bars))
     mine = [row for row in results["curves"] if row["features"] == features]
     if curves := [Curve(**{name: row[name] for name in row if name != "features"}) for row in mine]:
-        figure = draw_sizes(curves, score=score_title("fid", features))
+        floors = [row["floor"] for row in rows if row["score"] == "fid"]
+        floor = (floors[0]["num_generated"], floors[0]["mean"]) if floors else None
+        figure = draw_sizes(curves, score=score_title("fid", features), floor=floor)
         write_figure(picture_path(output, "sizes", features), figure)
 
 
 def write_spectra(output: Path, artefacts: Mapping[str, Json]) -> None:
     """Write spectra.png: mean power against frequency, real and generated."""
-    spectra = [found["grid"] for found in artefacts.values()]
+    spectra = {name: found["grid"] for name, found in artefacts.items() if "grid" in found}
     if not spectra:
         return
+    first = next(iter(spectra))
+    others = artefacts[first].get("real_grid")
 
     def power(decibels: list[float]) -> Floats:
         values: Floats = 10 ** (np.asarray(decibels)[1:] / 10)
@@ -73,8 +105,9 @@ def write_spectra(output: Path, artefacts: Mapping[str, Json]) -> None:
 
     # Frequency zero, the mean grey value, is left out: the axes are logarithmic.
     figure = draw_spectra(
-        np.asarray(spectra[0]["frequencies"])[1:],
-        real=power(spectra[0]["real_db"]),
-        generated={name: power(found["grid"]["generated_db"]) for name, found in artefacts.items()},
+        np.asarray(spectra[first]["frequencies"])[1:],
+        real=power(spectra[first]["real_db"]),
+        generated={name: power(found["generated_db"]) for name, found in spectra.items()},
+        held_out=None if others is None else power(others["generated_db"]),
     )
     write_figure(output / "spectra.png", figure)

@@ -12,15 +12,16 @@ from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
 from synthmed.evaluation.scores import ALL, Curve, DifferenceRow, DiversityRow, KidRow, ScoreRow
 from synthmed.features.extractor import FeatureExtractor
-from synthmed.files.content import read_json
 from synthmed.files.outputs import differences
 from synthmed.metrics.scores import SCORES
 from synthmed.metrics.statistics import format_spread
 
-RESULTS_FILE = "results.json"
 # To be raised when a score is computed in another way, so that older results are not compared with newer ones.
 SCORES_VERSION = 1
 Json = dict[str, Any]
+Table = tuple[tuple[str, ...], list[tuple[object, ...]]]
+"""Columns and rows."""
+COPY_SCORES = {"authenticity": "authenticity", "c_t": "C_T"}
 
 
 def describe_set(images: ImageSet) -> Json:
@@ -63,21 +64,17 @@ def row_values(row: ScoreRow | KidRow | DifferenceRow | DiversityRow | Curve, **
     return found
 
 
-def read_baseline(path: Path, results: Json) -> Json:
-    """Return the results of an earlier evaluation that can be compared with these.
+def check_baseline(path: Path, found: Json, results: Json) -> None:
+    """Refuse results of an earlier evaluation that cannot be compared with these.
 
     Raises:
-        DataError: It holds no results, or they were made under other conditions: each is named with both values.
+        DataError: They were made under other conditions, each of which is named with both values.
     """
-    found = read_json(path / RESULTS_FILE if path.is_dir() else path)
-    if not isinstance(found, dict) or not isinstance(found.get("conditions"), dict):
-        raise DataError(f"{path} holds no results of synthmed evaluate")
     if unlike := differences(found["conditions"], results["conditions"]):
         raise DataError(f"{path} cannot be compared: {'; '.join(unlike)}", "evaluate both alike")
     known = {images["name"] for images in results["generated"]}
     if repeated := known & {images["name"] for images in found["generated"]}:
         raise DataError(f"{path} holds scores of {min(repeated)}, which is evaluated here too")
-    return found
 
 
 def add_baseline(results: Json, baseline: Json) -> None:
@@ -114,9 +111,9 @@ def score_table(results: Json, features: str) -> list[tuple[object, ...]]:
     return rows
 
 
-def difference_table(results: Json) -> list[tuple[object, ...]]:
+def difference_table(results: Json) -> Table:
     """Return a row for each score and each two generated sets."""
-    return [
+    return ("features", "score", "first", "second", "first - second", "p"), [
         (
             row["features"],
             score_title(row["score"], row["features"]),
@@ -129,28 +126,41 @@ def difference_table(results: Json) -> list[tuple[object, ...]]:
     ]
 
 
-def diversity_table(results: Json) -> list[tuple[object, ...]]:
+def diversity_table(results: Json) -> Table:
     """Return a row for each set and class."""
-    return [
+    return ("images", "class", "MS-SSIM between pairs", "pairs", "scales"), [
         (row["images"], row["label"], format_spread(row["mean"], row["std"]), row["num_pairs"], row["num_scales"])
         for row in results["diversity"]
     ]
 
 
-def copies_table(results: Json) -> list[tuple[object, ...]]:
+def copies_table(results: Json) -> Table:
     """Return a row for each generated set."""
+    columns = ("images", "of", "equal to real ones", "suspects", "expected", "p", *COPY_SCORES.values())
     rows: list[tuple[object, ...]] = []
     for name, found in results["copies"].items():
-        features = found["features"] or {"authenticity": None, "c_t": None}
-        figures = ("-" if value is None else f"{value:.2f}" for value in (features["authenticity"], features["c_t"]))
-        chance = (f"{found['expected']:.1f}", f"{found['p_value']:.2g}")
-        rows.append((name, found["count"], len(found["rows"]), *chance, *figures))
-    return rows
+        counts = results["identical"][name]
+        equal = max(counts[source] or 0 for source in ("training", "held_out", "real"))
+        chance = ("-", "-", "-")
+        if found["count"] is not None:
+            chance = (str(found["count"]), f"{found['expected']:.1f}", f"{found['p_value']:.2g}")
+        figures = (beside_real(found["features"], score) if found["features"] else "-" for score in COPY_SCORES)
+        rows.append((name, len(found["rows"]), equal, *chance, *figures))
+    return columns, rows
 
 
-def label_table(results: Json) -> list[tuple[object, ...]]:
+def beside_real(scores: Json, score: str) -> str:
+    """Return a score of `FeatureScores`, and what held-out real images have."""
+    value, real = scores[score], scores[f"real_{score}"]
+    return "-" if value is None else f"{value:.2f}, real {'-' if real is None else format(real['mean'], '.2f')}"
+
+
+def label_table(results: Json) -> Table:
     """Return rows for the real held-out images, which are the ceiling, and for each generated set."""
     report = results["labels"]
+    columns: tuple[str, ...] = ("images", "class", "agreement", "probability of the label", "AUROC")
+    # Measured in drawn eyes alone.
+    columns += ("cup-to-disc ratio",) if report["cup_to_disc"] else ()
     rows: list[tuple[object, ...]] = []
     for scores in (report["held_out"], *report["generated"]):
         ratios = report["cup_to_disc"].get(scores["name"], {"rows": ()})["rows"]
@@ -159,37 +169,51 @@ def label_table(results: Json) -> list[tuple[object, ...]]:
             for row in ratios
         }
         for found in ({**scores, "label": ALL}, *scores["classes"]):
-            rows.append(
-                (
-                    scores["name"],
-                    found["label"],
-                    _format_share(found["agreement"]),
-                    f"{found['mean_probability']:.2f}",
-                    "-" if found["auroc"] is None else f"{found['auroc']:.3f}",
-                    measured.get(found["label"], "-"),
-                )
+            cells = (
+                scores["name"],
+                found["label"],
+                _format_share(found["agreement"]),
+                f"{found['mean_probability']:.2f}",
+                "-" if found["auroc"] is None else f"{found['auroc']:.3f}",
+                measured.get(found["label"], "-"),
             )
-    return rows
+            rows.append(cells[: len(columns)])
+    return columns, rows
 
 
-def artefact_table(results: Json) -> list[tuple[object, ...]]:
+def artefact_table(results: Json) -> Table:
     """Return a row for each generated set, and behind each figure what real images have."""
-    rows: list[tuple[object, ...]] = []
-    for name, found in results["artefacts"].items():
-        grid, duplicates, discs = found["grid"], found["duplicates"], found.get("optic_discs")
-        # The strongest comes first; those too faint to matter stand in results.json alone.
-        shown = "none"
-        if grid["has_grid"]:
-            shown = f"period {grid['peaks'][0]['period']:.1f} px, amplitude {grid['peaks'][0]['amplitude']:.2g}"
-        eyes: tuple[str, ...] = ("-", "-")
-        if discs is not None:
-            eyes = tuple(
-                f"{discs['generated'][kind]['value']:.1%}, real {discs['real'][kind]['value']:.1%}"
-                for kind in ("none", "several")
-            )
-        pairs = f"{duplicates['generated_pairs']}, expected {duplicates['expected_pairs']:.1f}"
-        rows.append((name, shown, *eyes, f"{pairs} (p {duplicates['p_value']:.2g})"))
-    return rows
+    cells = {"grid": ("grid pattern",), "optic_discs": ("no disc", "several discs"), "duplicates": ("near-duplicates",)}
+    found = results["artefacts"]
+    # Discs are counted in eyes alone.
+    parts = [part for part in cells if any(part in faults for faults in found.values())]
+    rows = [
+        (name, *(cell for part in parts for cell in _fault_cells(part, faults, len(cells[part]))))
+        for name, faults in found.items()
+    ]
+    return ("images", *(column for part in parts for column in cells[part])), rows
+
+
+def _fault_cells(part: str, faults: Json, width: int) -> tuple[str, ...]:
+    if part not in faults:
+        return ("-",) * width
+    found = faults[part]
+    if part == "grid":
+        return (f"{_format_grid(found)}, real {_format_grid(faults.get('real_grid'))}",)
+    if part == "optic_discs":
+        return tuple(
+            f"{found['generated'][kind]['value']:.1%}, real {found['real'][kind]['value']:.1%}"
+            for kind in ("none", "several")
+        )
+    pairs = f"{found['generated_pairs']} pairs, expected {found['expected_pairs']:.1f}"
+    return (f"{pairs} (p {found['p_value']:.2g})",)
+
+
+def _format_grid(grid: Json | None) -> str:
+    if grid is None or not grid["has_grid"]:
+        return "-" if grid is None else "none"
+    # The strongest comes first; those too faint to matter stand in results.json alone.
+    return "period {period:.1f} px, amplitude {amplitude:.2g}".format(**grid["peaks"][0])
 
 
 def _format_share(share: Json) -> str:
@@ -207,11 +231,11 @@ def _cell(row: Json | None) -> str:
     return f"{format_score(row['value'])} ({format_score(row['low'])} to {format_score(row['high'])})"
 
 
-TABLES: dict[str, tuple[tuple[str, ...], Callable[[Json], list[tuple[object, ...]]]]] = {
-    "differences": (("features", "score", "first", "second", "first - second", "p"), difference_table),
-    "diversity": (("images", "class", "MS-SSIM between pairs", "pairs", "scales"), diversity_table),
-    "copies": (("images", "suspects", "of", "expected", "p", "authenticity", "C_T"), copies_table),
-    "labels": (("images", "class", "agreement", "probability of the label", "AUROC", "cup-to-disc ratio"), label_table),
-    "artefacts": (("images", "grid pattern", "no disc", "several discs", "near-duplicate pairs"), artefact_table),
+TABLES: dict[str, Callable[[Json], Table]] = {
+    "differences": difference_table,
+    "diversity": diversity_table,
+    "copies": copies_table,
+    "labels": label_table,
+    "artefacts": artefact_table,
 }
-"""By part of the results: columns, and the function that makes the rows."""
+"""By part of the results: the function that makes columns and rows."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import asdict, dataclass
 from math import comb
 from typing import Any
 
@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from synthmed.data.sets.image_set import ImageSet
-from synthmed.errors import UsageError
 from synthmed.evaluation import checks, report
 from synthmed.evaluation import results as values
-from synthmed.evaluation.config import EvaluateRequest
+from synthmed.evaluation.config import RESULTS_FILE, EvaluateRequest
 from synthmed.evaluation.copy_spaces import CopyFeatures
 from synthmed.evaluation.feature_cache import features
+from synthmed.evaluation.identical import count_identical, count_shared, findings
+from synthmed.evaluation.inputs import Inputs, open_inputs
+from synthmed.evaluation.notes import Notes
 from synthmed.evaluation.scores import (
     Featured,
     difference_rows,
@@ -53,12 +55,12 @@ class MirroredExtractor:
 class Evaluation:
     """What one run works with: settings, sets and extractors."""
 
-    def __init__(self, request: EvaluateRequest, processes: Processes, device: torch.device) -> None:
+    def __init__(self, request: EvaluateRequest, inputs: Inputs, processes: Processes, device: torch.device) -> None:
         self.request, self.config = request, request.config
         self.processes, self.device = processes, device
-        # Before any image is read, so that a missing file of weights is reported at once.
+        # Before any image is read, so that a broken file of weights is reported at once.
         self.extractors = open_extractors(request, device)
-        self.sets = open_sets(request)
+        self.sets = open_sets(request, inputs)
         self.real, self.generated = compared_sets(self.sets, balanced=self.config.balanced, seed=self.config.seed)
 
     def featured(self, images: ImageSet, extractor: Extractor) -> Featured:
@@ -74,58 +76,58 @@ class Evaluation:
         return Featured(images, found)
 
 
-def evaluate(request: EvaluateRequest) -> Json | None:
+def evaluate(request: EvaluateRequest, inputs: Inputs | None = None) -> Json | None:
     """Evaluate generated sets, write results.json and pictures, and return the results.
 
     Several processes started by torchrun share the features; the first one does the rest, the others get `None`.
 
+    Args:
+        request: What is asked for.
+        inputs: Of this request, if they are already open; see `open_inputs`, whose errors are raised too.
+
     Raises:
         UsageError: Names that do not exist.
-        DataError: A set is broken or does not fit the others, or an earlier result was made otherwise.
+        DataError: An image is broken, or an earlier result was made otherwise.
         CheckpointError: Weights are missing or broken.
         DeviceError: Memory is used up.
         Interrupted: A signal came; features and the label classifier are kept.
     """
+    inputs = inputs or open_inputs(request)
     device = devices.select_device(request.device)
     devices.configure(device)
     with join_processes(device) as (processes, own_device):
-        evaluation = Evaluation(request, processes, own_device)
+        evaluation = Evaluation(request, inputs, processes, own_device)
         results = _describe(evaluation)
-        baselines = [values.read_baseline(path, results) for path in request.baselines]
+        for path, baseline in inputs.baselines.items():
+            values.check_baseline(path, baseline, results)
         found = _compute_features(evaluation)
     if not processes.main:
         return None
-    results |= _scores(evaluation, found)
-    for baseline in baselines:
+    notes, sets = Notes(), evaluation.sets
+    results |= _scores(evaluation, found, notes)
+    for baseline in inputs.baselines.values():
         values.add_baseline(results, baseline)
-    sets = evaluation.sets
     copy_features = next((features_of.copies for features_of in found.values()), [])
-    notes: checks.Notes = {}
     results["copies"] = checks.copies(request, sets, copy_features, device, notes)
     results["labels"] = checks.labels(request, sets, device, notes)
     results["artefacts"] = checks.artefacts(request, sets, notes)
     results["not_looked_into"] = notes
-    write_json(request.output / values.RESULTS_FILE, results)
+    results["findings"] = findings(results)
+    write_json(request.output / RESULTS_FILE, results)
     _draw(evaluation, found, results)
     return results
 
 
 def open_extractors(request: EvaluateRequest, device: torch.device) -> dict[str, FeatureExtractor]:
-    """Return by name the extractors that the requested checks need; labels and artefacts need none.
+    """Return by name the extractors that the requested checks need.
 
     Raises:
-        UsageError: No such extractor, or weights for one that is not asked for.
+        UsageError: timm has no such model.
         CheckpointError: Weights are missing or broken.
     """
-    names = request.config.features
-    if unused := sorted(set(request.weights) - set(names)):
-        raise UsageError(f"--feature-weights for {unused[0]}, which --features does not name")
-    if "scores" not in request.config.checks:
-        # Copies are sought in the features of the first one alone.
-        names = names[:1] if "copies" in request.config.checks else ()
     return {
         name: open_extractor(name, weights=request.weights.get(name), device=device, download=request.download)
-        for name in names
+        for name in request.needed_extractors
     }
 
 
@@ -135,19 +137,24 @@ def _describe(evaluation: Evaluation) -> Json:
     real = values.describe_set(evaluation.real)
     generated = [values.describe_set(images) for images in evaluation.generated]
     extractors = {name: values.describe_extractor(found) for name, found in evaluation.extractors.items()}
+    held_out = None
+    if sets.held_out is not None:
+        leaked = 0 if sets.training is None else count_shared(sets.held_out, sets.training)
+        held_out = {**values.describe_set(sets.held_out), "num_in_training": leaked}
     return {
         "synthmed_version": version.__version__,
-        "settings": dataclasses.asdict(evaluation.config),
+        "settings": asdict(evaluation.config),
         "real": real,
         "generated": generated,
         "training": None if sets.training is None else values.describe_set(sets.training),
-        "held_out": None if sets.held_out is None else values.describe_set(sets.held_out),
+        "held_out": held_out,
+        "identical": {images.name: asdict(count_identical(images, sets)) for images in sets.generated},
         "features": extractors,
         "conditions": values.conditions(real, generated, extractors),
     }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Found:
     """Features on one extractor: of the scored parts of the sets, and for copies of all images."""
 
@@ -166,10 +173,10 @@ def _compute_features(evaluation: Evaluation) -> dict[str, _Found]:
         parts = [one.part(images) for one, images in zip(whole, (evaluation.real, *evaluation.generated), strict=True)]
         copies: list[CopyFeatures] = []
         # One extractor is enough: each further one would need more held-out images for the same rate of false alarms.
-        if not found and "copies" in evaluation.config.checks and sets.training and sets.held_out:
-            training = evaluation.featured(sets.training, extractor).features
-            mirrored = evaluation.featured(sets.training, MirroredExtractor(extractor)).features
-            held_out = evaluation.featured(sets.held_out, extractor).features
+        if not found and "copies" in evaluation.config.checks:
+            training = evaluation.featured(sets.searched, extractor).features
+            mirrored = evaluation.featured(sets.searched, MirroredExtractor(extractor)).features
+            held_out = None if sets.held_out is None else evaluation.featured(sets.held_out, extractor).features
             copies = [CopyFeatures(name, training, mirrored, held_out, one.features) for one in whole[1:]]
         found[name] = _Found(parts[0], parts[1:], copies)
     return found
@@ -181,13 +188,14 @@ def _draw(evaluation: Evaluation, found: dict[str, _Found], results: Json) -> No
     if evaluation.request.sheets:
         generated = {images.name: images for images in evaluation.generated}
         report.write_examples(output, real=evaluation.real, generated=generated)
+        log(f"pictures in {output} show real images: treat them like the data; --no-sheets leaves those out")
     for name, features_of in found.items() if results["scores"] else ():
         report.write_score_pictures(output, name, results, features_of.real, features_of.generated)
     report.write_spectra(output, results["artefacts"])
 
 
-def _scores(evaluation: Evaluation, found: dict[str, _Found]) -> Json:
-    """Return all scores on all extractors; empty lists where they are not asked for."""
+def _scores(evaluation: Evaluation, found: dict[str, _Found], notes: Notes) -> Json:
+    """Return all scores on all extractors; empty lists where they are not asked for, or have no values."""
     scores: Json = {"scores": [], "kid_subsets": [], "differences": [], "diversity": [], "curves": []}
     if "scores" not in evaluation.config.checks:
         return scores
@@ -198,15 +206,16 @@ def _scores(evaluation: Evaluation, found: dict[str, _Found]) -> Json:
             what = f"scoring {one.images.name} on {name} features"
             log(what)
             with progress(what, num_score_rows(one.images), "scores") as advance:
-                for row in score_rows(real, one, seed):
+                for row in score_rows(real, one, seed, notes):
                     scores["scores"].append(values.row_values(row, features=name))
                     advance(1)
             scores["kid_subsets"] += [values.row_values(row, features=name) for row in kid_rows(real, one, seed)]
-            scores["curves"].append(values.row_values(frechet_curve(real, one, seed), features=name))
+            with notes.noted(f"Fréchet distance against the number of images of {one.images.name}"):
+                scores["curves"].append(values.row_values(frechet_curve(real, one, seed), features=name))
         with progress("permutation tests", comb(len(generated), 2) * len(SCORES), "scores") as advance:
-            for difference in difference_rows(real, generated, seed):
+            for difference in difference_rows(real, generated, seed, notes):
                 scores["differences"].append(values.row_values(difference, features=name))
                 advance(1)
     for images in (evaluation.real, *evaluation.generated):
-        scores["diversity"] += [values.row_values(row) for row in diversity_rows(images, seed)]
+        scores["diversity"] += [values.row_values(row) for row in diversity_rows(images, seed, notes)]
     return scores

@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthmed.data.sets.image_set import ImageSet
+from synthmed.errors import DataError
+from synthmed.evaluation.notes import Notes
 from synthmed.metrics.diversity import PairSimilarity, pair_similarity
 from synthmed.metrics.frechet import frechet_distances
 from synthmed.metrics.kernel import NUM_SUBSETS, Kid, kid
 from synthmed.metrics.resampling import Floor, Interval, Permutation, jackknife_intervals, permutation_test, real_floor
-from synthmed.metrics.scores import BOUNDS, FAMILIES, MINIMUM, SCORES, affordable_permutations
+from synthmed.metrics.scores import BOUNDS, FAMILIES, FAMILY_TITLES, MINIMUM, SCORES, affordable_permutations
 from synthmed.runtime.seeds import numpy_generator
 
 ALL = "all"
@@ -100,35 +102,47 @@ class Curve:
     high: tuple[float, ...]
 
 
-def score_rows(real: Featured, generated: Featured, seed: int) -> Iterator[ScoreRow]:
-    """Yield all scores of a generated set, over all classes and class by class.
-
-    A class whose images, on either side, are too few for a score has no row for it.
-    """
+def score_rows(real: Featured, generated: Featured, seed: int, notes: Notes) -> Iterator[ScoreRow]:
+    """Yield all scores of a generated set, over all classes and class by class; what has no value is noted."""
+    families = list(FAMILIES)
     for name, reference, candidate in _parts(real, generated):
-        for family, masked in FAMILIES.items():
-            # Half of the images is the smallest part that intervals and floors are computed from.
-            if min(len(reference.images), len(candidate.images)) // 2 < MINIMUM[family]:
-                continue
-            intervals = jackknife_intervals(
-                masked,
-                real=reference.features,
-                generated=candidate.features,
-                real_groups=reference.images.groups,
-                generated_groups=candidate.images.groups,
-                generator=numpy_generator(seed, "jackknife", family, name),
-                bounds=BOUNDS,
-            )
-            floors = real_floor(
-                masked,
-                real=reference.features,
-                groups=reference.images.groups,
-                num_generated=len(candidate.images),
-                generator=numpy_generator(seed, "floor", family, name),
-            )
-            for score, interval in intervals.items():
-                sizes = len(reference.images), len(candidate.images)
-                yield ScoreRow(generated.images.name, name, score, *sizes, interval, floors[score])
+        for family in list(families):
+            rows: list[ScoreRow] = []
+            with notes.noted(f"{FAMILY_TITLES[family]} of {generated.images.name}, {name}"):
+                rows = _family_rows(family, name, reference, candidate, seed)
+            if name == ALL and not rows:
+                families.remove(family)  # nor can it be had of a part of the images: that is said once
+            yield from rows
+
+
+def _family_rows(family: str, label: str, real: Featured, generated: Featured, seed: int) -> list[ScoreRow]:
+    """Return the scores of a family over images of one label, or of all.
+
+    Raises:
+        DataError: Too few images on a side, or all of one patient.
+    """
+    sizes = len(real.images), len(generated.images)
+    # Half of the images is the smallest part that intervals and floors are computed from.
+    if min(sizes) < 2 * MINIMUM[family]:
+        raise DataError(f"there are {sizes[0]} real and {sizes[1]} generated images", f"it takes {2 * MINIMUM[family]}")
+    intervals = jackknife_intervals(
+        FAMILIES[family],
+        real=real.features,
+        generated=generated.features,
+        real_groups=real.images.groups,
+        generated_groups=generated.images.groups,
+        generator=numpy_generator(seed, "jackknife", family, label),
+        bounds=BOUNDS,
+    )
+    floors = real_floor(
+        FAMILIES[family],
+        real=real.features,
+        groups=real.images.groups,
+        num_generated=len(generated.images),
+        generator=numpy_generator(seed, "floor", family, label),
+    )
+    name = generated.images.name
+    return [ScoreRow(name, label, score, *sizes, found, floors[score]) for score, found in intervals.items()]
 
 
 def num_score_rows(images: ImageSet) -> int:
@@ -145,44 +159,54 @@ def kid_rows(real: Featured, generated: Featured, seed: int) -> Iterator[KidRow]
             yield KidRow(generated.images.name, name, found)
 
 
-def difference_rows(real: Featured, generated: Sequence[Featured], seed: int) -> Iterator[DifferenceRow]:
-    """Yield the difference of every two generated sets in every score, with its p-value.
+def difference_rows(real: Featured, generated: Sequence[Featured], seed: int, notes: Notes) -> Iterator[DifferenceRow]:
+    """Yield the difference of every two generated sets in every score, with its p-value; what has none is noted.
 
     Images are exchanged within classes, so that the test compares how images look and not how often classes occur.
     """
     for first, second in combinations(generated, 2):
-        for family, masked in FAMILIES.items():
-            tests = permutation_test(
-                masked,
-                real=real.features,
-                first=first.features,
-                second=second.features,
-                first_labels=first.images.labels,
-                second_labels=second.images.labels,
-                generator=numpy_generator(seed, "permutation", family),
-                num_permutations=affordable_permutations(
-                    family,
-                    num_real=len(real.features),
-                    num_generated=max(len(first.features), len(second.features)),
-                    num_features=real.features.shape[1],
-                ),
-            )
+        names = first.images.name, second.images.name
+        for family in FAMILIES:
+            tests: dict[str, Permutation] = {}
+            with notes.noted(f"difference in {FAMILY_TITLES[family]} of {names[0]} and {names[1]}"):
+                tests = _test(family, real, first, second, seed)
             for score, test in tests.items():
-                yield DifferenceRow(score, first.images.name, second.images.name, test)
+                yield DifferenceRow(score, *names, test)
 
 
-def diversity_rows(images: ImageSet, seed: int) -> Iterator[DiversityRow]:
-    """Yield how alike the images of each class are among themselves."""
+def _test(family: str, real: Featured, first: Featured, second: Featured, seed: int) -> dict[str, Permutation]:
+    num_generated = max(len(first.features), len(second.features))
+    return permutation_test(
+        FAMILIES[family],
+        real=real.features,
+        first=first.features,
+        second=second.features,
+        first_labels=first.images.labels,
+        second_labels=second.images.labels,
+        generator=numpy_generator(seed, "permutation", family),
+        num_permutations=affordable_permutations(
+            family, num_real=len(real.features), num_generated=num_generated, num_features=real.features.shape[1]
+        ),
+    )
+
+
+def diversity_rows(images: ImageSet, seed: int, notes: Notes) -> Iterator[DiversityRow]:
+    """Yield how alike the images of each class are among themselves; a class without a pair is noted."""
     for label, name in enumerate(images.classes):
-        members = np.flatnonzero(images.labels == label)
-        if len(members) >= 2:
-            part = images.subset(members)
-            generator = numpy_generator(seed, "pairs", name)
-            yield DiversityRow(images.name, name, pair_similarity(part.load, len(part), generator))
+        part = images.subset(np.flatnonzero(images.labels == label))
+        with notes.noted(f"MS-SSIM of {images.name}, {name}"):
+            similarity = pair_similarity(part.load, len(part), numpy_generator(seed, "pairs", name))
+            yield DiversityRow(images.name, name, similarity)
 
 
 def frechet_curve(real: Featured, generated: Featured, seed: int) -> Curve:
-    """Return the Fréchet distance against the number of generated images: it falls as they grow, to a limit."""
+    """Return the Fréchet distance against the number of generated images: it falls as they grow, to a limit.
+
+    Raises:
+        DataError: Fewer than two images on a side.
+    """
+    if min(len(real.features), len(generated.features)) < 2:
+        raise DataError(f"{generated.images.name} or {real.images.name} has fewer than two images")
     generator = numpy_generator(seed, "curve")
     count = len(generated.features)
     sizes = np.unique(np.linspace(max(2, count // CURVE_POINTS), count, CURVE_POINTS).astype(int))

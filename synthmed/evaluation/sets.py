@@ -1,4 +1,4 @@
-"""The sets of one evaluation: opened, checked against each other, and cut to what is compared.
+"""The sets of one evaluation: decoded, and cut to what is compared.
 
 That is the same classes on both sides, and equally many images of each.
 """
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthmed.data.sets.image_set import ImageSet
-from synthmed.data.sets.sources import split_place
-from synthmed.data.shards.read import find_splits
+from synthmed.data.sets.sources import Listing
 from synthmed.errors import DataError
 from synthmed.evaluation.config import EvaluateRequest
 from synthmed.evaluation.content import open_by_content
+from synthmed.evaluation.inputs import Inputs, open_inputs
 from synthmed.metrics.statistics import unit_names
 from synthmed.runtime.progress import log
 from synthmed.runtime.seeds import numpy_generator
@@ -35,54 +35,33 @@ class EvaluationSets:
     held_out: ImageSet | None
     """Real images of other patients than those."""
 
+    @property
+    def searched(self) -> ImageSet:
+        """The images of which others may be copies: those of training, or where they are not known the real ones."""
+        return self.real if self.training is None else self.training
 
-def open_sets(request: EvaluateRequest) -> EvaluationSets:
-    """Open all sets and check that they fit each other.
+
+def open_sets(request: EvaluateRequest, inputs: Inputs | None = None) -> EvaluationSets:
+    """Decode all images of an evaluation, in the size of the real ones.
+
+    Args:
+        request: What is asked for.
+        inputs: Of this request; `None` opens them.
 
     Raises:
-        DataError: A set cannot be read, is not of the kind it is given as, or has other classes.
+        DataError: See `open_inputs`, or an image cannot be read.
     """
-    real = open_by_content(request.real, size=request.config.size, split="train", cache=request.cache)
-    if real.kind == "synthetic":
-        raise DataError(f"--real {request.real} says that its images are synthetic", "give the real ones")
-    place, _ = split_place(request.real)
-    opened = {request.real: real, f"{place}:{real.split}": real}
+    found = inputs or open_inputs(request)
+    real = open_by_content(found.real, size=request.config.size, cache=request.cache)
+    opened = {id(found.real): real}
 
-    def open_real(where: str) -> ImageSet:
-        # The reference is often the training split itself, which is then opened once.
-        if where not in opened:
-            images = open_by_content(where, size=real.size, split="train", cache=request.cache)
-            opened[where] = match_classes(real=real, generated=images)
-        return opened[where]
+    def decode(listing: Listing | None) -> ImageSet | None:
+        if listing is not None and id(listing) not in opened:
+            opened[id(listing)] = open_by_content(listing, size=real.size, cache=request.cache)
+        return None if listing is None else opened[id(listing)]
 
-    splits = find_splits(place) if place.is_dir() else []
-    training = request.training or next((f"{place}:{split}" for split in splits if split == "train"), None)
-    others = [split for split in ("test", "validation") if split in splits]
-    held_out = request.held_out or next((f"{place}:{split}" for split in others), None)
-    return EvaluationSets(
-        real=real,
-        generated=_open_generated(request, real),
-        training=None if training is None else open_real(training),
-        held_out=None if held_out is None else open_real(held_out),
-    )
-
-
-def _open_generated(request: EvaluateRequest, real: ImageSet) -> tuple[ImageSet, ...]:
-    sets = []
-    for where in request.generated:
-        images = open_by_content(where, size=real.size, split="train", cache=request.cache)
-        if images.kind == "real":
-            raise DataError(f"--synthetic {where} says that its images are real", "give the generated ones")
-        shared = set(images.pixel_hashes) & set(real.pixel_hashes)
-        if len(shared) == len(set(images.pixel_hashes)):
-            raise DataError(f"--synthetic {where} holds the images of --real", "give the generated ones")
-        sets.append(match_classes(real=real, generated=images))
-    names = [images.name for images in sets]
-    # Folders of the same name, such as a/shards and b/shards, are called by their whole paths.
-    return tuple(
-        images if names.count(images.name) == 1 else replace(images, name=where)
-        for images, where in zip(sets, request.generated, strict=True)
-    )
+    generated = tuple(open_by_content(listing, size=real.size, cache=request.cache) for listing in found.generated)
+    return EvaluationSets(real, generated, decode(found.training), decode(found.held_out))
 
 
 def compared_sets(sets: EvaluationSets, *, balanced: bool, seed: int) -> tuple[ImageSet, tuple[ImageSet, ...]]:
@@ -111,21 +90,6 @@ def _of_classes(images: ImageSet, labels: Sequence[int]) -> ImageSet:
     """Return the images of some classes, whose labels are then 0, 1, ..."""
     part = images.subset(np.flatnonzero(np.isin(images.labels, labels)))
     return replace(part, classes=images.classes.part(labels), labels=np.searchsorted(labels, part.labels))
-
-
-def match_classes(*, real: ImageSet, generated: ImageSet) -> ImageSet:
-    """Return the generated set under the real set's class names and labels.
-
-    Names are matched as labels on the command line are: by name or alias of either side, in any case. A class of the
-    real set that was not generated is left without images.
-
-    Raises:
-        DataError: A generated class is none of the real ones, or two of them are the same.
-    """
-    used = set(generated.labels.tolist())
-    found = real.classes.match(generated.classes, used, here=real.name, there=generated.name)
-    new_labels = np.asarray([-1 if label is None else label for label in found], dtype=np.int64)
-    return replace(generated, classes=real.classes, labels=new_labels[generated.labels])
 
 
 def balance_classes(

@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from synthmed.data.images import ImageArray
 from synthmed.data.pixels import to_rgb_arrays
 from synthmed.data.sets.image_set import ImageSet
-from synthmed.data.sheets import contact_sheet
-from synthmed.evaluation.copies import CopyReport
+from synthmed.data.sheets import contact_sheet, with_heading
+from synthmed.evaluation.copies import CopyReport, CopyRow
 
 MIN_SIDE = 96
-"""Smaller images are shown larger, in whole multiples."""
+PAIR_SIDE = 160
+"""Smaller images are shown larger, in whole multiples; those of pairs so large that the words above them have room."""
 AMPLIFIED = 4
+WARNING = "Shows real images: treat this picture like the data."
 
 
-def draw_pairs(report: CopyReport, *, training: ImageSet, generated: ImageSet, pairs: int = 12) -> ImageArray:
+def draw_pairs(
+    report: CopyReport,
+    *,
+    training: ImageSet,
+    generated: ImageSet,
+    pairs: int = 12,
+    real_title: str = "nearest real (training)",
+    heading: Sequence[str] = (),
+) -> ImageArray:
     """Return a sheet of the generated images nearest to training images.
 
     A row holds the generated image, its nearest training image (mirrored where that fits), and four times their
-    difference.
+    difference; above it stands how far apart they are.
 
     Args:
         report: Of these sets.
         training: Of one image size with the generated images.
         generated: The images of the report's rows.
         pairs: Rows at most.
+        real_title: What stands above the training images.
+        heading: Lines above all.
     """
-    order = sorted(enumerate(report.rows), key=lambda place: (place[1].p, place[1].closest.ratio))[:pairs]
+    order = sorted(enumerate(report.rows), key=lambda place: (place[1].p or 0, place[1].closest.ratio))[:pairs]
     rows = [row for _, row in order]
     places = {key: index for index, key in enumerate(training.keys)}
     made = to_rgb_arrays(generated.load([index for index, _ in order]))
@@ -40,8 +52,18 @@ def draw_pairs(report: CopyReport, *, training: ImageSet, generated: ImageSet, p
         difference = np.abs(image.astype(np.int64) - shown) * AMPLIFIED
         tiles += [image, shown, np.minimum(difference, 255).astype(np.uint8)]
     # Without keys: they are long, and those of real images do not belong in a picture.
-    titles = [f"p {row.p:.3g}{' suspect' * row.suspect}" for row in rows]
-    return contact_sheet(np.stack(tiles), 3, row_titles=titles)
+    titles = [_pair_title(row, report) for row in rows]
+    sheet = contact_sheet(_enlarge(np.stack(tiles), PAIR_SIDE), 3, row_titles=titles, gap=4, text_size=13)
+    return with_heading(sheet, [*heading, WARNING], columns=("synthetic", real_title, f"difference x {AMPLIFIED}"))
+
+
+def _pair_title(row: CopyRow, report: CopyReport) -> str:
+    words = [f"distance in pixels {row.pixels.distance:.3f}"]
+    if row.features and report.features:
+        words.append(f"in {report.features.extractor} features {row.features.distance:.3g}")
+    if row.p is not None:
+        words.append(f"p {row.p:.3g}{', suspect' * bool(row.suspect)}")
+    return "; ".join(words)
 
 
 def draw_examples(*, real: ImageSet, generated: Mapping[str, ImageSet], count: int = 8) -> ImageArray:
@@ -59,7 +81,7 @@ def draw_examples(*, real: ImageSet, generated: Mapping[str, ImageSet], count: i
         for title, images in {"real": real, **generated}.items():
             shown = np.flatnonzero(images.labels == label)[:count]
             rows[f"{name}: {title}"] = to_rgb_arrays(images.load(shown))
-    return stack_rows(rows, count)
+    return with_heading(stack_rows(rows, count), [WARNING])
 
 
 def stack_rows(rows: Mapping[str, ImageArray], count: int) -> ImageArray:
@@ -68,9 +90,14 @@ def stack_rows(rows: Mapping[str, ImageArray], count: int) -> ImageArray:
     A row is [n, H, W, 3] uint8, n <= count, and all are of one size.
     """
     height, width = next(iter(rows.values())).shape[1:3]
-    scale = max(1, -(-MIN_SIDE // min(height, width)))
     sheet = np.full((len(rows), count, height, width, 3), 32, dtype=np.uint8)
     for row, images in zip(sheet, rows.values(), strict=True):
         row[: len(images)] = images
-    large = sheet.reshape(-1, height, width, 3).repeat(scale, axis=1).repeat(scale, axis=2)
-    return contact_sheet(large, count, row_titles=list(rows), gap=4, text_size=max(14, width * scale // 12))
+    large = _enlarge(sheet.reshape(-1, height, width, 3), MIN_SIDE)
+    return contact_sheet(large, count, row_titles=list(rows), gap=4, text_size=max(14, large.shape[2] // 12))
+
+
+def _enlarge(images: ImageArray, side: int) -> ImageArray:
+    """Return images [N, H, W, 3] as often larger as makes their shorter side at least so long."""
+    scale = max(1, -(-side // min(images.shape[1:3])))
+    return images.repeat(scale, axis=1).repeat(scale, axis=2)

@@ -11,9 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from synthmed.errors import UsageError, nearest
-
-NAMES = ("inception", "radiomic", "timm:MODEL")
+from synthmed.features.names import check_extractor
 
 
 class Extractor(Protocol):
@@ -59,10 +57,8 @@ def open_extractor(
         UsageError: No such extractor, or weights for one that has none.
         CheckpointError: The weights are missing, broken or of something else; says which file to bring.
     """
-    kind, _, model = name.partition(":")
+    check_extractor(name, weights)
     if name == "radiomic":
-        if weights is not None:
-            raise UsageError(f"radiomic features have no weights: {weights}", "leave --feature-weights out")
         from synthmed.features.radiomic import RadiomicExtractor
 
         return RadiomicExtractor()
@@ -70,10 +66,9 @@ def open_extractor(
         from synthmed.features.inception import InceptionExtractor, find_inception_weights
 
         return InceptionExtractor(weights or find_inception_weights(download=download), device)
-    if kind == "timm" and model:
-        from synthmed.features.timm_features import TimmExtractor, find_timm_weights
-        from synthmed.features.timm_networks import check_name
+    from synthmed.features.timm_features import TimmExtractor, find_timm_weights
+    from synthmed.features.timm_networks import check_name
 
-        check_name(model)
-        return TimmExtractor(model, weights or find_timm_weights(model, download=download), device)
-    raise UsageError(f"unknown feature extractor: {name!r}", nearest(name, NAMES))
+    model = name.removeprefix("timm:")
+    check_name(model)
+    return TimmExtractor(model, weights or find_timm_weights(model, download=download), device)

@@ -12,19 +12,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from synthmed.errors import CheckpointError
+from synthmed.features.names import HOW_TO_GET, INCEPTION_FILE, INCEPTION_URL, check_inception_file
 from synthmed.features.slices import compute
 from synthmed.files.content import hash_file, hash_json
 from synthmed.formats.weight_files import fit_weights, read_weights
+from synthmed.runtime.network import check_connection
 from synthmed.runtime.progress import log
 
 VERSION = 1  # of the features: to be raised whenever the same image gives others
 LAYER = "2048"  # torch-fidelity's name of what comes out of the last pooling
-WEIGHTS_NAME: str = URL_INCEPTION_V3.rpartition("/")[2]
-HASH_PREFIX: str = WEIGHTS_NAME.removesuffix(".pth").rpartition("-")[2]  # the first 8 hex digits of the file's SHA-256
-HOW_TO_GET = f"bring {URL_INCEPTION_V3} and use --feature-weights FILE, or --download"
+HASH_PREFIX = INCEPTION_FILE.removesuffix(".pth").rpartition("-")[2]  # the first 8 hex digits of the file's SHA-256
 
 
 class InceptionExtractor:
@@ -53,7 +53,7 @@ class InceptionExtractor:
         self._device = device
         sha256 = hash_file(weights)
         if not sha256.startswith(HASH_PREFIX):
-            log(f"{weights} is not the published {WEIGHTS_NAME}: scores compare only with others by this same file")
+            log(f"{weights} is not the published {INCEPTION_FILE}: scores compare only with others by this same file")
         self.weights_sha256: str | None = sha256
         self.fingerprint = hash_json([self.name, VERSION, sha256, self.resize, LAYER])
 
@@ -68,24 +68,24 @@ def find_inception_weights(*, download: bool) -> Path:
     Raises:
         CheckpointError: It is not there, cannot be fetched, or is not the published one.
     """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME
-    if not path.is_file():
-        if not download:
-            raise CheckpointError(f"no weights of Inception on this machine: {path}", HOW_TO_GET)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+    if download and not path.is_file():
         _download(path)
+    check_inception_file(path)
     if not (found := hash_file(path)).startswith(HASH_PREFIX):
         raise CheckpointError(f"{path} is broken: its SHA-256 is {found[:12]}...", "remove it, and " + HOW_TO_GET)
     return path
 
 
 def _download(path: Path) -> None:
-    log(f"fetching {URL_INCEPTION_V3}")
+    log(f"fetching {INCEPTION_URL}")
     try:
+        check_connection(INCEPTION_URL)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Written under another name, checked, then renamed.
-        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=HASH_PREFIX, progress=False)
+        torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix=HASH_PREFIX, progress=False)
     except (OSError, RuntimeError) as error:  # RuntimeError: another hash
-        raise CheckpointError(f"cannot fetch {URL_INCEPTION_V3}: {error}", HOW_TO_GET) from error
+        raise CheckpointError(f"cannot fetch {INCEPTION_URL}: {error}", HOW_TO_GET) from error
 
 
 class _Network(FeatureExtractorInceptionV3):  # type: ignore[misc]

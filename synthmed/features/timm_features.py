@@ -19,6 +19,7 @@ from synthmed.features.slices import compute
 from synthmed.features.timm_networks import head_names, without_head
 from synthmed.files.content import hash_file, hash_json
 from synthmed.formats.weight_files import fit_weights, read_weights
+from synthmed.runtime.network import check_connection
 from synthmed.runtime.progress import log
 
 VERSION = 1  # of the features: to be raised whenever the same image gives others
@@ -90,8 +91,13 @@ class TimmExtractor:
         return features.shape[1]
 
 
-def find_timm_weights(model: str, *, download: bool) -> Path:
+def find_timm_weights(model: str, *, download: bool, option: str = "--feature-weights FILE, or --download") -> Path:
     """Return the file of a network's published weights in Hugging Face's cache, fetched before where asked for.
+
+    Args:
+        model: timm's name of the network.
+        download: Whether to fetch them if they are not there.
+        option: How a file is given to the command instead.
 
     Raises:
         CheckpointError: There are none, they are not there, or cannot be fetched; says which file to bring.
@@ -99,10 +105,10 @@ def find_timm_weights(model: str, *, download: bool) -> Path:
     published = timm.get_pretrained_cfg(model)
     source = published.hf_hub_id if published is not None else None
     if published is None or not source:
-        raise CheckpointError(f"there are no published weights of {model}", "bring some with --feature-weights FILE")
+        raise CheckpointError(f"there are no published weights of {model}", f"bring some with {option}")
     repository, _, revision = source.partition("@")
     file = published.hf_hub_filename or "model.safetensors"
-    how_to_get = f"bring {file} of huggingface.co/{source} and use --feature-weights FILE, or --download"
+    how_to_get = f"bring {file} of huggingface.co/{source} and use {option}"
     found = huggingface_hub.try_to_load_from_cache(repository, file, revision=revision or None)
     if isinstance(found, str):
         return Path(found)
@@ -110,10 +116,13 @@ def find_timm_weights(model: str, *, download: bool) -> Path:
         raise CheckpointError(f"no weights of {model} on this machine", how_to_get)
     log(f"fetching {file} of huggingface.co/{source}")
     try:
+        if not huggingface_hub.constants.HF_HUB_OFFLINE:
+            check_connection(huggingface_hub.constants.ENDPOINT)
         return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision or None))
     # The hub's client raises different errors in each version, some of them no OSError.
     except Exception as error:
-        raise CheckpointError(f"cannot fetch the weights of {model}: {type(error).__name__}", how_to_get) from error
+        reason = str(error) if isinstance(error, ConnectionError) else type(error).__name__
+        raise CheckpointError(f"cannot fetch the weights of {model}: {reason}", how_to_get) from error
 
 
 def _build(model: str) -> nn.Module:

@@ -7,7 +7,9 @@ under its final name is always whole.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,15 +69,37 @@ def open_output(
                     "use another folder, the same settings, or --overwrite to start anew",
                 )
             clear_folder(folder)
-        elif file_size(folder) is not None:
-            raise ResumeError(f"{folder} is not a folder", "use another name")
-        elif _holds_files(folder) and file_size(path) is None:
-            raise ResumeError(f"{folder} is not empty and was not made by this command", "use another folder")
-        elif file_size(path) is not None:
-            # Another process of the same run has claimed the folder meanwhile.
-            return open_output(folder, config, name=name, may_differ=may_differ)
+        else:
+            check_output(folder, name)
+            if file_size(path) is not None:
+                # Another process of the same run has claimed the folder meanwhile.
+                return open_output(folder, config, name=name, may_differ=may_differ)
         write_json(path, wanted)
     return False
+
+
+def check_output(folder: Path, name: str | None = None) -> None:
+    """Raise what writing into a folder would, before there is anything to write. Nothing is made.
+
+    Args:
+        folder: May be missing.
+        name: The configuration file of `open_output`, without which a folder must be empty; `None` takes any folder.
+
+    Raises:
+        ResumeError: It is a file, or holds what this command did not make.
+        DeviceError: A part of the path is a file, or there is no permission to write.
+    """
+    with naming_write_errors(folder):
+        if not is_remote(folder):
+            nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+            if not nearest.is_dir() and nearest == folder:
+                raise ResumeError(f"{folder} is not a folder", "use another name")
+            if not nearest.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            if not os.access(nearest, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if name is not None and _holds_files(folder) and file_size(folder / name) is None:
+            raise ResumeError(f"{folder} is not empty and was not made by this command", "use another folder")
 
 
 def _take_over(path: Path, wanted: dict[str, Any], may_differ: Collection[str]) -> Any:

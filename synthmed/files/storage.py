@@ -26,6 +26,9 @@ _WRITE_CAUSES = {
     errno.EROFS: ("the file system is read-only", "choose another folder"),
     errno.EACCES: ("no permission to write", "choose another folder or change its permissions"),
     errno.EPERM: ("no permission to write", "choose another folder or change its permissions"),
+    errno.ENOENT: ("there is no such place, or it was removed meanwhile", "choose another folder"),
+    errno.ELOOP: ("its links lead in a circle", "choose another folder"),
+    errno.EMFILE: ("too many files are open", "choose fewer workers, or raise the limit: ulimit -n"),
     errno.ENOTDIR: ("a part of the path is a file", "choose another folder"),
     errno.EEXIST: ("a part of the path is a file", "choose another folder"),
     errno.EISDIR: ("there is a folder of that name", "choose another folder"),
@@ -151,12 +154,11 @@ def naming_write_errors(path: Path) -> Iterator[None]:
         with _as_os_errors(path):
             yield
     except OSError as error:
+        reason = error.strerror or str(error)
         if is_remote(path):
-            problem, remedy = error.strerror or str(error), STORE_REMEDY
-        elif error.errno in _WRITE_CAUSES:
-            problem, remedy = _WRITE_CAUSES[error.errno]
+            problem, remedy = reason, STORE_REMEDY
         else:
-            raise
+            problem, remedy = _WRITE_CAUSES.get(error.errno or 0, (reason, "choose another folder"))
         raise DeviceError(f"cannot write {path}: {problem}", remedy) from error
 
 

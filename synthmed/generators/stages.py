@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from synthmed.data.shards.read import ShardFolder, open_folder
-from synthmed.errors import CheckpointError, DataError
+from synthmed.errors import DataError
 from synthmed.files.atomic import write_json
 from synthmed.files.content import read_json
 from synthmed.files.outputs import open_output
-from synthmed.formats.diffusers_files import find_weights
 from synthmed.generators.families import FAMILIES
 from synthmed.generators.family import Recipe, Stage, StageContext, StageRequest
+from synthmed.generators.starts import find_start
 from synthmed.runtime import device as devices
 from synthmed.runtime import version
 from synthmed.runtime.processes import Processes, join_processes
@@ -56,32 +56,6 @@ def run_recipe(request: StageRequest) -> Iterator[tuple[str, dict[str, Any]]]:
     """Train all stages of a recipe one after the other, and yield name and last figures of each as it is finished."""
     for stage in FAMILIES[request.recipe.family].stages_of(request.recipe):
         yield stage.name, run_stage(request, stage, find_start(stage, request.run) if stage.after else None)
-
-
-def find_start(stage: Stage, run: Path, chosen: Path | None = None) -> Path | None:
-    """Return the model file that a stage starts from: the one that was chosen, else the run folder's own, else `None`.
-
-    Args:
-        stage: It prefers some of the stages before it to others.
-        run: The run folder.
-        chosen: Model file, run folder or folder that diffusers saved, from the command line.
-
-    Raises:
-        CheckpointError: There is nothing of the kind at `chosen`.
-    """
-    if chosen is not None and chosen.is_file():
-        return chosen
-    for name in stage.after:
-        path = (chosen or run) / name / MODEL_NAME
-        if path.is_file():
-            return path
-    if chosen is None:
-        return None
-    if found := find_weights(chosen):
-        return found
-    raise CheckpointError(
-        f"no such {stage.after[-1]}: {chosen}", "give a model file, its run folder, or a folder that diffusers saved"
-    )
 
 
 def _open_splits(request: StageRequest, processes: Processes, device: torch.device) -> tuple[ShardFolder, ShardFolder]:

@@ -85,8 +85,15 @@ def data_copying(
         DataError: Too few images, unlike or non-finite features.
     """
     references = check_features(training, "training", minimum=num_cells)
-    real, samples = check_features(held_out, "held-out"), check_features(generated, "generated")
     centres = find_centres(references, num_cells, generator)
+    return copying_in_cells(training=references, held_out=held_out, generated=generated, centres=centres)
+
+
+def copying_in_cells(*, training: Features, held_out: ArrayLike, generated: ArrayLike, centres: Floats) -> DataCopying:
+    """Return C_T as `data_copying` does, in cells whose centres [K, D] are known."""
+    num_cells = len(centres)
+    references = check_features(training, "training")
+    real, samples = check_features(held_out, "held-out"), check_features(generated, "generated")
     own, expected, found = (nearest(part, centres, 1)[1][:, 0] for part in (references, real, samples))
     scores: list[float | None] = []
     for cell in range(num_cells):

@@ -31,6 +31,11 @@ def _kernel(*, real: Features, generated: Features, real_masks: Masks, generated
 
 
 FAMILIES: dict[str, MaskedScores] = {"frechet": _frechet, "kernel": _kernel, "manifold": manifold_scores_of_masks}
+FAMILY_TITLES = {
+    "frechet": "Fréchet distance (FID)",
+    "kernel": "kernel distance (KID)",
+    "manifold": "precision, recall, density and coverage",
+}
 # The fewest images of a side that a family can be computed from.
 MINIMUM = {"frechet": 2, "kernel": 2, "manifold": max(PRECISION_K, DENSITY_K) + 1}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from synthmed.config.limits import MAX_PHANTOMS
 from synthmed.data.datasets import PHANTOM_FUNDUS
 from synthmed.data.images import ImageArray
 from synthmed.data.prepare.raw import RawItem, Release
@@ -15,10 +16,11 @@ def phantom_release(num_images: int) -> Release:
     """Return eyes to draw, both classes alike (of an odd number, one more without glaucoma).
 
     Raises:
-        UsageError: Too few to fill three splits with both classes.
+        UsageError: Too few to fill three splits with both classes, or too many to be listed in memory.
     """
-    if num_images < MIN_PHANTOMS:
-        raise UsageError(f"too few phantoms: {num_images}", f"at least {MIN_PHANTOMS}")
+    if not MIN_PHANTOMS <= num_images <= MAX_PHANTOMS:
+        few = "few" if num_images < MIN_PHANTOMS else "many"
+        raise UsageError(f"too {few} phantoms: {num_images}", f"at least {MIN_PHANTOMS}, at most {MAX_PHANTOMS}")
     items = []
     for number in range(num_images):
         index, label = divmod(number, len(PHANTOM_FUNDUS.classes))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from synthmed.data.shards.plan import shard_lengths
 from synthmed.production.plan import GenerateConfig
@@ -28,17 +30,28 @@ class Estimate:
     disk_mib: float
     memory_gib: float
     """Of the process, or of the GPU if there is one."""
+    streamed: bool = False
+    """Whether all images go into one tar on stdout, which takes no disk here."""
+
+    def as_plan(self) -> dict[str, Any]:
+        """Return the figures by name; of a stream those that it has."""
+        figures = dataclasses.asdict(self)
+        if not figures.pop("streamed"):
+            return figures
+        disk = ("shards", "images_a_shard", "disk_mib")
+        return {**{name: value for name, value in figures.items() if name not in disk}, "tar_mib": self.disk_mib}
 
     def __str__(self) -> str:
         minutes = self.duration_sec / 60
         duration = f"{minutes:.0f} min" if minutes > 2 else f"{self.duration_sec:.0f} s"
+        shards = "one tar on stdout" if self.streamed else f"{self.shards} shards of {self.images_a_shard}"
         return (
-            f"{self.images} images in {self.shards} shards of {self.images_a_shard}: about {duration}, "
-            f"{self.disk_mib:.4g} MiB on disk, {self.memory_gib:.2g} GiB of memory; {self.settings}"
+            f"{self.images} images in {shards}: about {duration}, {self.disk_mib:.4g} MiB"
+            f"{'' if self.streamed else ' on disk'}, {self.memory_gib:.2g} GiB of memory; {self.settings}"
         )
 
 
-def estimate(config: GenerateConfig, renderer: Renderer, chosen: Sequence[int]) -> Estimate:
+def estimate(config: GenerateConfig, renderer: Renderer, chosen: Sequence[int], *, streamed: bool = False) -> Estimate:
     """Return what the chosen shards will take, from the measured cost of a batch and usual sizes of images."""
     lengths = shard_lengths(config.total, config.shards)
     images = sum(lengths[index] for index in chosen)
@@ -52,4 +65,5 @@ def estimate(config: GenerateConfig, renderer: Renderer, chosen: Sequence[int]) 
         duration_sec=images / cost.images_per_sec,
         disk_mib=images * size / 2**20,
         memory_gib=cost.memory_gib,
+        streamed=streamed,
     )

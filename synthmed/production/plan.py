@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synthmed.config.limits import MAX_IMAGES, MAX_RANKS, MAX_SEED, MAX_SHARDS, MAX_WORKERS
 from synthmed.config.tables import to_dict
 from synthmed.data.shards.card import NOT_STATED, FolderInfo
 from synthmed.data.shards.plan import count_shards, interleave, shard_lengths
@@ -45,7 +46,7 @@ class GenerateConfig:
         num_shards: `None` for the number that suits counts, workers and ranks; a folder that was extended has its own.
 
     Raises:
-        UsageError: There is nothing to make.
+        UsageError: There is nothing to make, or a number is out of range.
     """
 
     checkpoint: Path
@@ -64,6 +65,16 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         if self.total == 0:
             raise UsageError("no images are asked for", "give -n, or --label NAME=COUNT")
+        for what, found, least, most in (
+            ("images", self.total, 1, MAX_IMAGES),
+            ("seed", self.seed, 0, MAX_SEED),
+            ("workers", self.workers, 1, MAX_WORKERS),
+            ("ranks", self.ranks, 1, MAX_RANKS),
+        ):
+            if not least <= found <= most:
+                raise UsageError(f"{what}: {found} is out of range", f"from {least} to {most}")
+        if self.shards > MAX_SHARDS:
+            raise UsageError(f"{self.shards} shards", f"at most {MAX_SHARDS}: choose fewer --workers and --ranks")
 
     @property
     def total(self) -> int:
@@ -112,6 +123,29 @@ class GenerateConfig:
         )
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which shards this process makes: of those chosen, every `world`-th from the `rank`-th on."""
+
+    chosen: Collection[int] | None = None
+    rank: int = 0
+    world: int = 1
+
+    def indices(self, shards: int) -> list[int]:
+        """Return the indices of its shards.
+
+        Raises:
+            UsageError: A chosen shard does not exist.
+        """
+        if self.chosen is not None and max(self.chosen) >= shards:
+            raise UsageError(f"there is no shard {max(self.chosen)}", f"this run has shards 0 to {shards - 1}")
+        mine = range(self.rank, shards, self.world)
+        return [index for index in mine if self.chosen is None or index in self.chosen]
+
+
+ALL = Share()
+
+
 @dataclass(frozen=True, slots=True)
 class Planned:
     """One image of the plan."""
@@ -131,21 +165,3 @@ def plan(config: GenerateConfig, chosen: Collection[int] | None = None) -> Itera
         images = list(itertools.islice(order, length))
         if chosen is None or index in chosen:
             yield index, images
-
-
-def extended(config: GenerateConfig, counts: tuple[int, ...], shards: int) -> int | None:
-    """Return the number of shards with which a run goes on from a smaller one, or `None` where it cannot.
-
-    It can if the smaller run's shards are the first of the larger one's, image by image: as many times the shards as
-    there are times the images, of classes in the same proportion.
-
-    Args:
-        config: The larger run.
-        counts: Of the smaller one.
-        shards: Of the smaller one.
-    """
-    total, wanted = sum(counts), config.total
-    if not total < wanted or shards * wanted % total or shards * wanted // total % (config.workers * config.ranks):
-        return None
-    pairs = zip(interleave(counts), interleave(config.counts), strict=False)
-    return shards * wanted // total if all(mine == theirs for mine, theirs in pairs) else None

@@ -5,48 +5,20 @@ from __future__ import annotations
 import tarfile
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from synthmed.data.shards.plan import RUN_FILE, shard_name
 from synthmed.data.shards.side_files import write_side_files
 from synthmed.data.shards.write import append_samples, read_stats
-from synthmed.errors import ResumeError, UsageError
-from synthmed.files.content import read_json
-from synthmed.files.outputs import differences, open_output
+from synthmed.files.outputs import open_output
 from synthmed.files.storage import file_size, naming_write_errors
 from synthmed.production.cost import Estimate, estimate
-from synthmed.production.plan import SPLIT, GenerateConfig, extended, plan
+from synthmed.production.extension import PLAN, fit_to_folder
+from synthmed.production.plan import ALL, SPLIT, GenerateConfig, Share, plan
 from synthmed.production.render import Renderer
 from synthmed.production.write import Batch, ShardWriter
 from synthmed.runtime.progress import log, progress
-
-# Keys of the folder's configuration that an extension changes.
-PLAN = ("counts", "shards")
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which shards this process makes: of those chosen, every `world`-th from the `rank`-th on."""
-
-    chosen: Collection[int] | None = None
-    rank: int = 0
-    world: int = 1
-
-    def indices(self, shards: int) -> list[int]:
-        """Return the indices of its shards.
-
-        Raises:
-            UsageError: A chosen shard does not exist.
-        """
-        if self.chosen is not None and max(self.chosen) >= shards:
-            raise UsageError(f"there is no shard {max(self.chosen)}", f"this run has shards 0 to {shards - 1}")
-        mine = range(self.rank, shards, self.world)
-        return [index for index in mine if self.chosen is None or index in self.chosen]
-
-
-ALL = Share()
 
 
 def generate(
@@ -136,10 +108,11 @@ def stream(
     """Write the chosen shards as one tar to a stream: for one of them the same bytes as its file.
 
     Raises:
-        BrokenPipeError: The reader has closed its end.
+        UsageError: A chosen shard does not exist.
+        ReaderGone: The reader has closed its end before the last image.
     """
     renderer, chosen = Renderer(config, device, batch_size), share.indices(config.shards)
-    expected = estimate(config, renderer, chosen)
+    expected = estimate(config, renderer, chosen, streamed=True)
     log(str(expected))
     with (
         progress("generating", expected.images, "images") as advance,
@@ -157,47 +130,16 @@ def stream(
                 write(before)  # encoded while this batch was sampled
                 before = batch
         write(before)
+    file.flush()  # the end of the tar
 
 
-def dry_run(config: GenerateConfig, output: Path, *, device: str, batch_size: int | None, share: Share) -> Estimate:
-    """Return what the command would take, without writing anything."""
+def dry_run(
+    config: GenerateConfig, output: Path | None, *, device: str, batch_size: int | None, share: Share
+) -> Estimate:
+    """Return what the command would take, without writing anything; `output` is `None` for a stream."""
+    if output is None:
+        chosen = share.indices(config.shards)
+        return estimate(config, Renderer(config, device, batch_size), chosen, streamed=True)
     config = fit_to_folder(config, output)
     missing = [index for index in share.indices(config.shards) if read_stats(output / shard_name(SPLIT, index)) is None]
     return estimate(config, Renderer(config, device, batch_size), missing)
-
-
-def fit_to_folder(config: GenerateConfig, output: Path) -> GenerateConfig:
-    """Return the configuration with the number of shards that the folder's present content asks for.
-
-    A folder that holds fewer images of otherwise the same run is extended where the plan allows it.
-
-    Raises:
-        ResumeError: The numbers of images differ and do not allow it.
-    """
-    path = output / RUN_FILE
-    with naming_write_errors(output):
-        if file_size(path) is None:
-            return config
-    found = read_json(path)
-    wanted = config.as_json()
-    if not isinstance(found, dict) or any(found.get(key) != wanted[key] for key in wanted if key not in PLAN):
-        return config  # open_output says what differs
-    counts, shards = tuple(found["counts"][name] for name in config.header.classes), found["shards"]
-    if counts == config.counts:
-        return replace(config, num_shards=shards)
-    larger = extended(config, counts, shards)
-    if larger is None:
-        step = config.workers * config.ranks
-        raise ResumeError(
-            f"{output} was made with other settings: {'; '.join(differences(found, wanted))}",
-            f"it can be extended by whole groups of {step} shards, e.g. to {_next_total(sum(counts), shards, step)} "
-            "images of the same mixture; or use another folder, or --overwrite to start anew",
-        )
-    log(f"extending {output} from {sum(counts)} to {config.total} images")
-    return replace(config, num_shards=larger)
-
-
-def _next_total(total: int, shards: int, step: int) -> int:
-    """Return the next larger number of images that extends a run."""
-    more = next(more for more in range(step, total * step + 1, step) if total * (shards + more) % shards == 0)
-    return total * (shards + more) // shards

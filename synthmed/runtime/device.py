@@ -11,7 +11,8 @@ from typing import Literal, TypeVar
 
 import torch
 
-from synthmed.errors import DeviceError, UsageError
+from synthmed.errors import DeviceError
+from synthmed.runtime.launch import check_device_name
 from synthmed.runtime.progress import log
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -26,14 +27,9 @@ def select_device(name: str) -> torch.device:
         UsageError: The name is none of these.
         DeviceError: That device is not there.
     """
-    if name == "auto":
+    if check_device_name(name) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"unknown device: {name!r}", "use auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device: {name!r}", "use auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count == 0:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed
+
+from synthmed.errors import DeviceError
+from synthmed.runtime.device import select_device
+from synthmed.runtime.launch import read_launch
 
 BUCKET_BYTES = 25 << 20
 """Most that is sent in one message where many tensors are: few large messages are faster than many small ones."""
@@ -92,22 +95,24 @@ def _collective_device() -> torch.device:
 
 @contextlib.contextmanager
 def join_processes(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
-    """Join the processes that torchrun started, if it did; yields them and this process's own device."""
-    # torchrun speaks to its processes through these variables, and through nothing else.
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    """Join the processes that torchrun started, if it did; yields them and this process's own device.
+
+    Raises:
+        UsageError: The variables that torchrun speaks through make no sense.
+        DeviceError: This process's GPU is not there, or the others cannot be reached.
+    """
+    launch = read_launch(together=True)
+    if launch.world == 1:
         yield Processes(), device
         return
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = select_device(f"cuda:{launch.local_rank or 0}")
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Processes(distributed.get_rank(), world), device
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise DeviceError(f"cannot join the {launch.world} processes: {error}", "did all of them start?") from error
+    try:
+        yield Processes(launch.rank, launch.world), device
     finally:
         distributed.destroy_process_group()
-
-
-def started_as_main() -> bool:
-    """Say whether this is the only process, or the first that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"

@@ -9,6 +9,11 @@ from typing import Any
 from synthmed.errors import Interrupted
 
 
+def leave_ctrl_c_to_parent(_worker: int = 0) -> None:
+    """Make a worker process go on at Ctrl-C, which every process of a terminal gets: its parent will end it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class StopSignal:
     """Remembers the first Ctrl-C or SIGTERM, so that a loop can end at a good moment.
 

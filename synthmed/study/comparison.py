@@ -29,9 +29,8 @@ from synthmed.runtime.progress import log, progress
 from synthmed.runtime.seeds import derive_seed
 from synthmed.runtime.signals import StopSignal
 from synthmed.study.arms import batch_shares
-from synthmed.study.folders import ComparisonFolders
+from synthmed.study.folders import CONFIG_FILE, ComparisonFolders
 
-CONFIG_FILE = f"{STATE_FOLDER}/train-classifier.json"
 TRAININGS_FOLDER = f"{STATE_FOLDER}/trainings"
 
 
@@ -130,7 +129,10 @@ def load_images(comparison: Comparison) -> tuple[ImageSet, dict[str, ImageSet]]:
     test = open_images(comparison.folders.test, size=comparison.size)
     needed = {source for arm in comparison.arms for source in batch_shares(arm, comparison.config)}
     side, _ = test.size
-    return test, {name: open_images(comparison.folders.train[name], size=side) for name in sorted(needed)}
+    sources = {name: open_images(comparison.folders.train[name], size=side) for name in sorted(needed)}
+    for images in (test, *sources.values()):
+        images.log_resized()
+    return test, sources
 
 
 def _run_training(

@@ -9,6 +9,9 @@ from pathlib import Path
 from synthmed.data.labels import Classes
 from synthmed.data.shards.read import ShardFolder, open_folder
 from synthmed.errors import DataError
+from synthmed.files.outputs import STATE_FOLDER
+
+CONFIG_FILE = f"{STATE_FOLDER}/train-classifier.json"
 
 
 @dataclass(frozen=True)

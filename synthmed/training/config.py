@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from synthmed.config.fields import described
+from synthmed.config.limits import MAX_BATCH_SIZE, MAX_STEPS
 from synthmed.errors import RecipeError
 
 
@@ -38,8 +39,9 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "validate_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise RecipeError(f"{name} is {getattr(self, name)}", "it must be at least 1")
+            most = MAX_BATCH_SIZE if name == "batch_size" else MAX_STEPS
+            if not 1 <= getattr(self, name) <= most:
+                raise RecipeError(f"{name} is {getattr(self, name)}", f"it must be at least 1 and at most {most}")
         for name in ("warmup_steps", "weight_decay", "clip_norm", "preview_every"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise RecipeError(f"{name} is {getattr(self, name)}", "it must be at least 0 and finite")

@@ -25,7 +25,7 @@ from synthmed.files.atomic import atomic_file
 from synthmed.runtime import device as devices
 from synthmed.runtime.processes import Processes
 from synthmed.runtime.progress import log, progress
-from synthmed.runtime.signals import StopSignal
+from synthmed.runtime.signals import StopSignal, leave_ctrl_c_to_parent
 from synthmed.training.averaging import average_weights, averaging_decay
 from synthmed.training.config import StageConfig
 from synthmed.training.draw import Draw
@@ -132,6 +132,7 @@ class Trainer:
             self.task.dataset,
             batch_sampler=batches,
             num_workers=self.task.num_workers,
+            worker_init_fn=leave_ctrl_c_to_parent,
             pin_memory=self.device.type == "cuda",
         )
 

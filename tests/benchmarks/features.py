@@ -17,7 +17,8 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from synthmed.data.images import decode_image, resize_image
-from synthmed.data.prepare.releases import read_airogs, read_chexpert, read_image_folders
+from synthmed.data.prepare.chexpert import read_chexpert
+from synthmed.data.prepare.releases import read_airogs, read_image_folders
 from synthmed.features.extractor import open_extractor
 from synthmed.runtime.seeds import numpy_generator, torch_generator
 

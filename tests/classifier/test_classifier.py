@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
+import huggingface_hub
 import numpy as np
 import pytest
 import timm
@@ -19,6 +20,7 @@ from synthmed.classifier.training import Placement, learning_rate, mixed_batches
 from synthmed.config.fields import meaning
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import CheckpointError, TrainingError, UsageError
+from synthmed.features import timm_features
 from synthmed.metrics.statistics import auroc
 from synthmed.study.arms import batch_shares, parse_arms
 
@@ -267,17 +269,27 @@ def test_weights_of_any_program_are_read_and_never_run(tmp_path, capsys, prefix,
         load_weights_file(tmp_path / "missing.safetensors", TINY, 2)
 
 
-def test_pretrained_without_internet_says_which_file_to_bring(monkeypatch, capsys):
-    create = timm.create_model
+def test_pretrained_without_internet_says_which_file_to_bring(monkeypatch, tmp_path):
+    def offline(address):
+        raise ConnectionError("no connection to huggingface.co")
 
-    def offline(name, pretrained=False, **options):
-        if pretrained:
-            raise ConnectionError("no route to host")
-        return create(name, **options)
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(
-        CheckpointError, match=r"model\.safetensors of huggingface\.co/timm/test_resnet.*--weights FILE"
-    ):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(timm_features, "check_connection", offline)
+    bring = r"model\.safetensors of huggingface\.co/timm/test_resnet.*--weights FILE"
+    with pytest.raises(CheckpointError, match=f"no connection to huggingface.co .*{bring}"):
         load_pretrained_weights(TINY)
-    assert "fetching the pretrained weights" in capsys.readouterr().err
+
+
+def test_pretrained_weights_come_from_the_cache_without_a_connection(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(timm_features, "check_connection", None)
+    published = timm.get_pretrained_cfg(TINY)
+    assert published is not None and published.hf_hub_id
+    folder = tmp_path / f"models--{published.hf_hub_id.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    weights = timm.create_model(TINY).state_dict()
+    save_file(weights, folder / "snapshots" / "abc" / "model.safetensors")
+    found = load_pretrained_weights(TINY)
+    assert found and all(torch.equal(found[name], weights[name]) for name in found)

@@ -28,12 +28,15 @@ from synthmed.data.shards.write import Sample, write_shard
 from synthmed.errors import DeviceError, IncompleteError, UsageError
 from synthmed.files.atomic import write_json
 from synthmed.files.content import hash_file
+from synthmed.generators import registry
 from synthmed.generators.diffusion.config import ScheduleConfig
 from synthmed.generators.diffusion.header import DiffusionHeader
 from synthmed.generators.diffusion.settings import DiffusionSettings
+from synthmed.generators.families import read_header
 from synthmed.phantoms.release import phantom_release
 
 SaveTinyModel = Callable[..., Path]
+PHANTOM = ("--dataset", "phantom-fundus", "--balanced", "-n", "8")
 
 
 class Result(NamedTuple):
@@ -166,6 +169,79 @@ def test_signal_ends_with_one_line_and_its_code(number: signal.Signals, code: in
     )
 
 
+def test_signal_while_a_model_is_looked_for_ends_the_command(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tiny_model_file: Path, tmp_path: Path
+) -> None:
+    """Its file is not taken for one that cannot be read, for which an older model would be used."""
+
+    def read(path: Path) -> Any:
+        if path == tiny_model_file:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read_header(path)
+
+    run("checkpoints", "add", tiny_model_file)
+    monkeypatch.setattr(registry, "read_header", read)
+    words = ("generate", "--dataset", "tiny", "--balanced", "-n", "4", "-o", tmp_path / "out")
+    failed(run(*words), 143, "interrupted by SIGTERM")
+    assert not (tmp_path / "out").exists()
+
+
+# Wrong words, and what is missing, are told before torch is imported.
+EARLY = [
+    (["generate", *PHANTOM, "--shards", "nonsense"], 2, "--shards nonsense"),
+    (["generate", *PHANTOM, "--shards", "99"], 2, "there is no shard 99"),
+    (["generate", *PHANTOM, "--device", "nonsense"], 2, "unknown device: 'nonsense'"),
+    (["generate", *PHANTOM, "-o", "file"], 3, "file is not a folder"),
+    (["generate", *PHANTOM, "-o", "file/x"], 4, "a part of the path is a file"),
+    (["generate", "--checkpoint", "none", "--balanced", "-n", "4"], 3, "no model file at none"),
+    (["train", "--data", "none", "-o", "run", "--recipe", "tiny"], 3, "no such folder of shards: none"),
+    (["train", "--data", "none", "-o", "run"], 3, "no such folder of shards: none"),
+    (["train", "--data", "none", "-o", "s3://b/run", "--recipe", "tiny"], 2, "a folder of this machine"),
+    (["train", "--data", "none", "-o", "run", "--vgg-weights", "none.pth"], 3, "no such file: none.pth"),
+    (["train-classifier", "--real", "x", "-o", "y", "--weights", "none.safetensors"], 3, "no such file"),
+    (["train-classifier", "--real", "x", "-o", "y", "--device", "tpu"], 2, "unknown device: 'tpu'"),
+    (["evaluate-autoencoder", "--checkpoint", "x", "--data", "none"], 3, "no such folder of shards: none"),
+    (["checkpoints", "export", "x", "-o", "folder"], 4, "there is a folder of that name"),
+]
+RUN_ALL = """
+import contextlib, io, json, sys
+from synthmed.cli import app
+found = []
+for words in json.load(sys.stdin):
+    sys.argv, stderr = ["synthmed", *words], io.StringIO()
+    try:
+        with contextlib.redirect_stderr(stderr):
+            app.main()
+    except SystemExit as end:
+        found.append([end.code, stderr.getvalue(), "torch" in sys.modules])
+json.dump(found, sys.stdout)
+"""
+
+
+def test_what_can_be_told_early_is_told_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    asked = json.dumps([words for words, _, _ in EARLY])
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL], cwd=tmp_path, input=asked, capture_output=True, text=True, check=True
+    )
+    for (words, code, message), (found, line, with_torch) in zip(EARLY, json.loads(done.stdout), strict=True):
+        assert (found, with_torch, line.count("\n")) == (code, False, 1), (words, line)
+        assert message in line
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("home", "message"), [("file", "the variable SYNTHMED_HOME is"), ("file/x", "models cannot be registered")]
+)
+def test_home_that_cannot_be_one_is_wrong_usage(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tiny_model_file: Path, tmp_path: Path, home: str, message: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SYNTHMED_HOME", str(tmp_path / home))
+    failed(run("checkpoints", "add", tiny_model_file), 2, message, "SYNTHMED_HOME")
+
+
 @pytest.mark.parametrize("length", [10, 1_000_000])
 def test_reader_that_has_gone_ends_the_program_quietly(length: int) -> None:
     # As in `synthmed ... | head`; a short result fails at the last flush only.
@@ -192,8 +268,7 @@ def test_tables_that_nobody_reads_end_the_program_quietly() -> None:
 def test_other_broken_pipe_is_not_taken_for_success() -> None:
     with start("raise BrokenPipeError(32, 'a worker has died')") as process:
         stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stdout) == (1, "")
-    assert "BrokenPipeError: [Errno 32] a worker has died" in stderr
+    failed(Result(process.returncode, stdout, stderr), 4, "the system refused: a worker has died")
 
 
 @pytest.mark.parametrize(("shell", "sign"), [("bash", "complete -o default"), ("zsh", "compdef"), ("fish", "complete")])
@@ -283,11 +358,13 @@ def test_adversarial_stage_needs_a_trained_autoencoder(run: Run, tmp_path: Path)
     failed(run(*words, "--adversarial", "--autoencoder", "x"), 3, "no such autoencoder: x")
 
 
-@pytest.mark.parametrize("weights", [None, Path("vgg.safetensors")])
+@pytest.mark.parametrize("with_weights", [False, True])
 def test_lpips_has_a_column_where_its_weights_are_given(
-    run: Run, tiny_model_file: Path, monkeypatch: pytest.MonkeyPatch, weights: Path | None
+    run: Run, tiny_model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_weights: bool
 ) -> None:
     from synthmed.generators.diffusion import reconstruction
+
+    weights = tiny_model_file if with_weights else None
 
     def measured(paths: list[Path], *_: object, **options: object) -> reconstruction.ReconstructionReport:
         assert (paths, options["vgg_weights"]) == ([tiny_model_file], weights)
@@ -297,7 +374,8 @@ def test_lpips_has_a_column_where_its_weights_are_given(
         return reconstruction.ReconstructionReport((row,), "airogs", 256, 5, published, "sheet.png")
 
     monkeypatch.setattr(reconstruction, "evaluate_autoencoders", measured)
-    words = ["evaluate-autoencoder", "--checkpoint", tiny_model_file, "--data", "shards"]
+    words = ["evaluate-autoencoder", "--checkpoint", tiny_model_file, "--data", tmp_path]
+    (tmp_path / shard_name("test", 0)).touch()
     table = run(*words, *(["--vgg-weights", weights] if weights else []))
     assert table.code == 0
     assert "30.0 ± 2.0" in table.stdout

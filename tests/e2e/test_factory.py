@@ -146,15 +146,17 @@ print(json.dumps([codes, left, again]))
     assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
 
 
-def test_reader_that_closes_early_ends_the_stream_quietly(tmp_path: Path, words: list[str]) -> None:
+def test_reader_that_closes_early_leaves_the_stream_incomplete(tmp_path: Path, words: list[str]) -> None:
     command = [sys.executable, "-m", "synthmed", *words, "-o", "-"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
         assert process.stdout is not None and process.stderr is not None
         assert len(process.stdout.read(1024)) == 1024
         process.stdout.close()
         errors = process.stderr.read().decode()
-    assert process.returncode == 0
-    assert "error" not in errors and "Traceback" not in errors
+    assert process.returncode == 5
+    assert "72 images in one tar on stdout" in errors and "on disk" not in errors
+    assert errors.splitlines()[-1].startswith("error: the reader of stdout closed it before all images were written")
+    assert "Traceback" not in errors
 
 
 def test_webdataset_reads_the_stream_of_the_command(tmp_path: Path, words: list[str]) -> None:

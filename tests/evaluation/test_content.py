@@ -17,6 +17,7 @@ from synthmed.data.images import decode_image, encode_image, resize_image
 from synthmed.data.pack.unpack import LabelFile, unpack_folder
 from synthmed.data.sets import sources
 from synthmed.data.sets.image_set import ImageSet
+from synthmed.data.sets.sources import list_images
 from synthmed.data.shards.plan import RUN_FILE
 from synthmed.data.shards.write import Sample, write_shard
 from synthmed.errors import DataError, UsageError
@@ -141,10 +142,32 @@ def test_other_sizes_are_resized_as_for_training(tmp_path: Path, capsys: pytest.
     for key, image in zip(images.keys, images.load(range(6)), strict=True):
         original = pixels(int(key.removeprefix("train-")), 40, 24)
         assert (image.permute(1, 2, 0).numpy() == resize_image(original, 16, "crop")).all()
-    assert "images of 40 x 24 pixels are resized to 16 x 16" in capsys.readouterr().err
+    assert "6 of 6 images of other sizes are resized to 16 x 16" in capsys.readouterr().err
     assert open_by_content(str(tmp_path)).size == (40, 24)
     assert capsys.readouterr().err == ""
     assert open_by_content(str(tmp_path), size=(20, 32)).load([0]).shape == (1, 3, 20, 32)
+
+
+def test_folder_of_images_says_what_it_takes_and_what_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "s"
+    for number in range(8):
+        folder = tmp_path / "disk" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        size = (16, 16) if number < 5 else (20, 20)
+        (folder / f"{number}.png").write_bytes(encode_image(pixels(number, *size), "png"))
+    (tmp_path / "disk/a/0_mask.png").write_bytes(b"")
+    (tmp_path / "disk/a/0.dcm").write_bytes(b"")
+    source.mkdir()
+    for name in "ab":
+        (source / name).symlink_to(tmp_path / "disk" / name)
+    said = [
+        f"{source}: 1 file is not read: 1 .dcm, e.g. a/0.dcm",
+        f"{source}: 1 file is passed over: 1 --exclude *_mask.png, e.g. a/0_mask.png",
+        "s: 3 of 8 images of other sizes are resized to 16 x 16 pixels",
+    ]
+    for _ in ("decoded", "remembered"):
+        assert len(open_by_content(list_images(str(source), exclude=["*_mask.png"]), cache=tmp_path / "cache")) == 8
+        assert capsys.readouterr().err.splitlines() == said
 
 
 def test_grey_images_become_three_channels(tmp_path: Path) -> None:
@@ -161,10 +184,10 @@ def test_grey_images_become_three_channels(tmp_path: Path) -> None:
 def test_split_is_the_only_one_the_named_one_or_the_default(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"several splits: train, test \(name one, e\.g\. .*shards:train\)"):
         open_by_content(str(shards))
-    assert open_by_content(str(shards), split="test").split == "test"
-    assert open_by_content(f"{shards}:train", split="test").split == "train"
+    assert open_by_content(list_images(str(shards), split="test")).split == "test"
+    assert open_by_content(list_images(f"{shards}:train", split="test")).split == "train"
     write_split(tmp_path / "one", "validation", 4)
-    only = open_by_content(str(tmp_path / "one"), split="test")
+    only = open_by_content(list_images(str(tmp_path / "one"), split="test"))
     assert (only.split, only.name) == ("validation", "one")
     with pytest.raises(DataError, match="has no split 'tset'"):
         open_by_content(f"{shards}:tset")

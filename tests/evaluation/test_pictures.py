@@ -201,12 +201,22 @@ def test_scores_are_bars_with_intervals_a_number_and_the_floor() -> None:
     assert np.ravel(ends) == pytest.approx([10.0, 14.0, 1200.0, 1300.0])
     assert any(line.get_linestyle() == "--" and set(line.get_xdata()) == {3.0} for line in fid.get_lines())
     assert not any(line.get_linestyle() == "--" for line in recall.get_lines())
-    assert legend_words(figure) == ["real against real"]
+    assert legend_words(figure) == ["95 % interval", "real against real"]
     # The set keeps its place and colour where another one has no score.
     assert to_hex(recall.patches[0].get_facecolor()).upper() == GENERATED_COLOURS[1]
     assert recall.patches[0].get_y() == fid.patches[1].get_y()
     assert [label.get_text() for label in fid.get_yticklabels()] == ["a", "b"]
-    assert draw_scores([Score("FID", "lower", {"a": (0.0, 0.0, 0.0)})]).legends == []
+    assert legend_words(draw_scores([Score("FID", "lower", {"a": (0.0, 0.0, 0.0)})])) == ["95 % interval"]
+
+
+def test_real_against_real_is_a_line_in_sizes_and_spectra() -> None:
+    figure = draw_sizes([Curve("a", (10, 20), (4, 3), (3, 2), (5, 4))], score="FID", floor=(20, 1.5))
+    assert legend_words(figure) == ["a", "real against real (20)"]
+    assert list(axes_of(figure)[0].get_lines()[1].get_ydata()) == [1.5, 1.5]
+    real, other = np.asarray([4.0, 2.0]), np.asarray([5.0, 2.0])
+    figure = draw_spectra(np.asarray([0.1, 0.2]), real=real, generated={"a": real}, held_out=other)
+    assert legend_words(figure) == ["real", "a", "other real images"]
+    assert list(axes_of(figure)[1].get_lines()[2].get_ydata()) == [1.25, 1.0]
 
 
 def test_spectra_are_shown_and_divided_by_the_real_one() -> None:
@@ -242,7 +252,9 @@ def test_examples_are_of_the_class_that_their_title_names(tmp_path: Path) -> Non
     made = replace(real.subset(np.flatnonzero(real.labels == 0)), name="made")
     sheet = draw_examples(real=real, generated={"made": made}, count=2)
     pitch = 96 + 18 + 4
-    means = [sheet[4 + 18 + row * pitch : row * pitch + pitch, 4:200].mean() for row in range(4)]
+    rows = sheet[2 * 18 + 4 :]  # below two lines that say that there are real images
+    assert sheet[:18].max() > 200
+    means = [rows[4 + 18 + row * pitch : row * pitch + pitch, 4:200].mean() for row in range(4)]
     # dark: real, made; light: real, and no images.
     assert max(means[:2]) < 8
     assert means[2] > 190

@@ -1,11 +1,10 @@
-"""Which images are compared: classes matched by name, as many of each, patients in turn."""
+"""Which images are compared: as many of each class, patients in turn."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from synthmed.data.labels import Classes
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
-from synthmed.evaluation.sets import balance_classes, match_classes
+from synthmed.evaluation.sets import balance_classes
 from synthmed.runtime.seeds import numpy_generator
 
 CLASSES = ("no-glaucoma", "glaucoma")
@@ -29,38 +28,6 @@ def real(make_image_set: Callable[..., ImageSet]) -> ImageSet:
         classes=Classes(CLASSES, {"RG": "glaucoma"}),
         groups=[f"patient{index % 5}" for index in range(20)],
     )
-
-
-def renamed(images: ImageSet, classes: tuple[str, ...], **changes: Any) -> ImageSet:
-    return replace(images, name="gan", classes=Classes(classes), **changes)
-
-
-def test_classes_are_matched_by_name_and_alias_in_any_order(real: ImageSet) -> None:
-    generated = renamed(real, ("RG", "No Glaucoma"))
-    matched = match_classes(real=real, generated=generated)
-    assert matched.classes.names == CLASSES
-    assert matched.labels.tolist() == (1 - real.labels).tolist()
-    # An alias that only the generated side knows.
-    words = Classes(("healthy", "sick"), {"no-glaucoma": "healthy", "RG": "sick"})
-    foreign = replace(generated, classes=words)
-    assert match_classes(real=real, generated=foreign).labels.tolist() == real.labels.tolist()
-    # A class that was not generated, and one that is only named.
-    only = generated.subset(np.flatnonzero(generated.labels == 0))
-    for classes in (("glaucoma",), ("glaucoma", "class1")):
-        assert set(match_classes(real=real, generated=replace(only, classes=Classes(classes))).labels) == {1}
-
-
-@pytest.mark.parametrize(
-    ("classes", "message"),
-    [
-        (("no-glaucoma", "cataract"), r"cataract of gan is none of no-glaucoma, glaucoma of shards:train"),
-        (("class0", "class1"), r"class0, class1 of gan"),
-        (("glaucoma", "RG"), "several classes of gan mean glaucoma"),
-    ],
-)
-def test_classes_that_disagree_are_refused(real: ImageSet, classes: tuple[str, ...], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        match_classes(real=real, generated=renamed(real, classes))
 
 
 def test_balanced_set_has_equal_classes_and_lets_patients_take_turns(real: ImageSet) -> None:

@@ -12,6 +12,7 @@ from synthmed.errors import CheckpointError
 from synthmed.features import inception
 from synthmed.features.extractor import open_extractor
 from synthmed.features.inception import InceptionExtractor, find_inception_weights
+from synthmed.features.names import INCEPTION_FILE
 from synthmed.runtime.seeds import torch_generator
 
 CPU = torch.device("cpu")
@@ -98,9 +99,10 @@ def test_wrong_weights_are_named(state, tmp_path):
 class TestCache:
     @pytest.fixture(autouse=True)
     def hub(self, tmp_path, monkeypatch):
-        """torch's cache, empty."""
+        """torch's cache, empty, and a connection."""
+        monkeypatch.setattr(inception, "check_connection", lambda address: None)
         monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-        return tmp_path / "hub" / "checkpoints" / inception.WEIGHTS_NAME
+        return tmp_path / "hub" / "checkpoints" / INCEPTION_FILE
 
     def test_missing_weights_say_what_to_bring_and_fetch_nothing(self, hub, monkeypatch):
         monkeypatch.setattr(torch.hub, "download_url_to_file", None)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from synthmed.errors import CheckpointError, UsageError
+from synthmed.features import timm_features
 from synthmed.features.extractor import open_extractor
 from synthmed.features.timm_features import TimmExtractor, find_timm_weights
 from synthmed.runtime.seeds import torch_generator
@@ -156,8 +157,8 @@ def test_failed_download_says_what_to_bring(monkeypatch, tmp_path):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
-    with pytest.raises(CheckpointError, match=r"cannot fetch the weights of resnet18: ConnectionError .*bring"):
+    monkeypatch.setattr(timm_features, "check_connection", fetch)
+    with pytest.raises(CheckpointError, match=r"cannot fetch the weights of resnet18: no route to host .*bring"):
         open_extractor("timm:resnet18", device=CPU, download=True)
 
 

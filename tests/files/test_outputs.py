@@ -117,8 +117,8 @@ def test_folder_in_the_way_of_a_file_is_told(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_other_system_errors_keep_their_trace(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)), atomic_file(tmp_path / "a"):
+def test_other_system_errors_are_told_in_the_systems_words(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match=os.strerror(errno.EINVAL)), atomic_file(tmp_path / "a"):
         fail_with(errno.EINVAL)()
 
 

@@ -33,7 +33,8 @@ from synthmed.generators.diffusion.pipeline import load_pipeline
 from synthmed.generators.diffusion.reconstruction import evaluate_autoencoders
 from synthmed.generators.families import load_recipe
 from synthmed.generators.family import StageRequest
-from synthmed.generators.stages import find_start, run_stage
+from synthmed.generators.stages import run_stage
+from synthmed.generators.starts import find_start
 from synthmed.phantoms.release import phantom_release
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

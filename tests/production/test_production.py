@@ -25,9 +25,10 @@ from synthmed.generators.diffusion.networks.unet import Denoiser
 from synthmed.generators.diffusion.pipeline import Pipeline
 from synthmed.generators.diffusion.settings import DiffusionSettings
 from synthmed.generators.families import read_header
-from synthmed.production.plan import GenerateConfig, extended, plan
+from synthmed.production.extension import extended
+from synthmed.production.plan import ALL, GenerateConfig, Share, plan
 from synthmed.production.regenerate import regenerate
-from synthmed.production.run import ALL, Share, dry_run, generate, stream
+from synthmed.production.run import dry_run, generate, stream
 
 SETTINGS = DiffusionSettings(sampler="dpmpp-2m", steps=3, eta=0.0)
 
@@ -392,6 +393,21 @@ def test_process_makes_every_so_many_of_the_chosen_shards():
     assert [Share({1, 2, 5, 6}, rank, 2).indices(8) for rank in range(2)] == [[2, 6], [1, 5]]
     with pytest.raises(UsageError, match=r"there is no shard 8 \(this run has shards 0 to 7\)"):
         Share({8}).indices(8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"counts": (10**30, 1)}, "images: .* is out of range"),
+        ({"seed": -1}, "seed: -1 is out of range"),
+        ({"seed": 1 << 63}, "seed: .* is out of range"),
+        ({"workers": 0}, "workers: 0 is out of range"),
+        ({"counts": (10**8, 0), "workers": 1024, "ranks": 1024}, "1048576 shards .at most 999999"),
+    ],
+)
+def test_runs_beyond_all_bounds_are_refused_before_they_are_planned(config, changes, message):
+    with pytest.raises(UsageError, match=message):
+        replace(config, **changes)
 
 
 def test_stream_of_one_shard_is_the_file(config, tmp_path):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import posixpath
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 from synthmed.data.labels import MAX_CLASSES, Classes
+from synthmed.data.names import check_splits, plain_path, split_names
 from synthmed.data.pack.sources import METADATA_FILE, STYLEGAN_FILE, ImageSource
 from synthmed.data.prepare.raw import Problem
-from synthmed.data.shards.plan import SPLITS
 from synthmed.data.shards.samples import plain_text
 from synthmed.errors import DataError, UsageError
 from synthmed.runtime.progress import printable
@@ -49,9 +50,12 @@ def read_labels(source: ImageSource, chosen: Sequence[str] = ()) -> Labels:
         UsageError: The chosen names do not fit.
         DataError: No images, or no labels that can be used.
     """
-    images = source.images()
+    images = sorted(source.images())
     if not images:
-        raise DataError(f"{source.path} holds no images", "PNG, JPEG, WebP, TIFF and BMP are read")
+        raise DataError(
+            f"{source.path} holds no images that can be read{source.explain()}",
+            None if source.problems else "PNG, JPEG, WebP, TIFF and BMP are read",
+        )
     common = PurePosixPath(posixpath.commonpath([str(PurePosixPath(name).parent) for name in images])).parts
     for depth in range(len(common) + 1):
         place = "".join(f"{folder}/" for folder in common[:depth])
@@ -59,7 +63,7 @@ def read_labels(source: ImageSource, chosen: Sequence[str] = ()) -> Labels:
             return _finish(source, images, _from_stylegan(source, place), chosen)
         if place + METADATA_FILE in source.files and (listed := _from_metadata(source, place)):
             return _finish(source, images, listed, chosen)
-    return _from_folders(source, images, len(common), chosen)
+    return _from_folders(source, images, place, chosen)
 
 
 @dataclass
@@ -84,7 +88,7 @@ def _from_stylegan(source: ImageSource, place: str) -> _Listed:
     for number, pair in enumerate(pairs):
         if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)):
             raise DataError(f"{name}: entry {number} is not an image and its label: {pair!r:.100}")
-        listed.labels[place + pair[0]] = _check_label(pair[1], f"{name}: {pair[0]!r:.200}")
+        listed.labels[place + plain_path(pair[0])] = _check_label(pair[1], f"{name}: {pair[0]!r:.200}")
     classes = document.get("classes")
     if isinstance(classes, list):
         listed.class_names = {label: word for label, word in enumerate(classes) if isinstance(word, str)}
@@ -106,10 +110,10 @@ def _from_metadata(source: ImageSource, place: str) -> _Listed | None:
             return None
         if not isinstance(row.get("file_name"), str):
             raise DataError(f"{where} has no file_name")
-        label = _check_label(row.get("label"), where)
-        listed.labels[place + row["file_name"]] = label
+        label, image = _check_label(row.get("label"), where), place + plain_path(row["file_name"])
+        listed.labels[image] = label
         if group := plain_text(row.get("group")):
-            listed.groups[place + row["file_name"]] = group
+            listed.groups[image] = group
         if isinstance(label, int) and isinstance(row.get("label_name"), str):
             listed.class_names.setdefault(label, row["label_name"])
     return listed if listed.labels else None
@@ -163,19 +167,21 @@ def _class_names(listed: _Listed, chosen: Sequence[str]) -> tuple[str, ...]:
     return tuple(chosen) or tuple(listed.class_names.get(label, f"class{label}") for label in range(last))
 
 
-def _from_folders(source: ImageSource, images: Sequence[str], depth: int, chosen: Sequence[str]) -> Labels:
-    word_of = {name: _folder_class(name, depth, chosen) for name in images}
+def _from_folders(source: ImageSource, images: Sequence[str], place: str, chosen: Sequence[str]) -> Labels:
+    names = {unicodedata.normalize("NFC", name): name for name in chosen}
+    word_of = {name: _folder_class(name, place, names) for name in images}
     found = {word for word in word_of.values() if word}
     if not found:
         raise DataError(
-            f"{source.path} has no class folders" + (f" called {' or '.join(chosen)}" if chosen else ""),
+            f"{source.path} has no class folders"
+            + (f" called {' or '.join(chosen)}" if chosen else "")
+            + source.explain(),
             f"one folder a class, a {STYLEGAN_FILE}, or --class NAME where the only folder is the class",
         )
-    if found <= {*SPLITS, "val"}:
-        raise DataError(
-            f"{source.path} has a folder for each split: {', '.join(sorted(found))}",
-            "pack one of them, e.g. SOURCE/train --split train",
-        )
+    if not chosen:
+        source.class_folders(place)
+    elif len(split_names(found)) == len(found):
+        check_splits(sorted(found), source.path)
     if missing := [name for name in chosen if name not in found]:
         raise DataError(f"{source.path} has no images in a folder called {missing[0]!r}", f"there are: {_few(found)}")
     classes = _check_classes(tuple(chosen or sorted(found)))
@@ -189,11 +195,13 @@ def _from_folders(source: ImageSource, images: Sequence[str], depth: int, chosen
     return labels
 
 
-def _folder_class(name: str, depth: int, chosen: Sequence[str]) -> str:
-    folders = PurePosixPath(name).parts[:-1]
+def _folder_class(name: str, place: str, chosen: Mapping[str, str]) -> str:
+    """Return the class of an image by its folders, empty where it has none."""
     if chosen:
-        return next((folder for folder in folders if folder in chosen), "")
-    return folders[depth] if len(folders) > depth else ""
+        folders = (unicodedata.normalize("NFC", folder) for folder in name.split("/")[:-1])
+        return next((chosen[folder] for folder in folders if folder in chosen), "")
+    class_name, slash, _ = name[len(place) :].partition("/")
+    return class_name if slash else ""
 
 
 def _check_classes(classes: tuple[str, ...]) -> Classes:

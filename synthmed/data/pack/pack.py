@@ -17,7 +17,7 @@ from synthmed.data.datasets import folder_info
 from synthmed.data.pack.labels import Labels, read_labels
 from synthmed.data.pack.samples import Look, Packer, check_items, find_first
 from synthmed.data.pack.sources import ImageSource, open_source
-from synthmed.data.prepare.prepare import leave_out
+from synthmed.data.prepare.prepare import check_known, leave_out
 from synthmed.data.prepare.raw import Problem, RawItem
 from synthmed.data.prepare.report import count_reasons
 from synthmed.data.prepare.samples import plan_splits, write_shards
@@ -58,6 +58,8 @@ class PackConfig:
     """Training processes that it should suit."""
     max_bad: float = 0.01
     """Largest share of images that may be left out."""
+    exclude: tuple[str, ...] = ()
+    """Shell patterns of files and folders that are passed over."""
     source_terms: str = "not stated"
 
     def __post_init__(self) -> None:
@@ -107,13 +109,14 @@ def pack_images(
         Interrupted: A signal came; finished shards are kept.
     """
     threads = threads or default_workers()
-    with open_source(path) as source:
+    with open_source(path, config.exclude) as source:
         labels = read_labels(source, config.classes)
         first = find_first(source, labels.labels)
         info = _folder_info(path, labels, first, config)
         items = [_make_item(path, name, labels) for name in sorted(labels.labels)]
         open_output(output, _run_config(source, labels, config, info), name=RUN_FILE, overwrite=overwrite)
         _log_notes(source, labels)
+        check_known(source.problems, len(items) + len(source.problems), output, config.max_bad)
         packer = Packer(source, first, info, config.image_format == "keep")
         with StopSignal() as stop:
             usable, problems, duplicates = check_items(items, packer, output, threads, stop)
@@ -203,5 +206,5 @@ def _log_notes(source: ImageSource, labels: Labels) -> None:
     log(f"{len(labels.labels)} images in {len(labels.classes)} classes, {labels.origin}")
     if labels.num_unlisted:
         log(f"{labels.num_unlisted} images are not listed and are not used")
-    if source.num_others:
-        log(f"{source.num_others} other files are no images and are not opened")
+    for note in source.notes():
+        log(note)

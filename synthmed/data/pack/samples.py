@@ -45,7 +45,7 @@ def find_first(source: ImageSource, names: Iterable[str]) -> Look:
             return _look(source.read(name), name)
         except DataError as error:
             broken = broken or error
-    raise broken or DataError(f"{source.path} holds none of the images that are listed")
+    raise broken or DataError(f"{source.path} holds none of the images that are listed{source.explain()}")
 
 
 @dataclass(frozen=True)
@@ -106,15 +106,19 @@ def check_items(
     """Return the usable items, a problem for each of the others, and the number of repeated images."""
     usable: list[RawItem] = []
     problems: list[Problem] = []
-    pixels: set[str] = set()
+    alike: dict[str, list[RawItem]] = {}
     for item, row in scan_rows(items, output, packer.check, threads, stop):
         if "pixels" in row:
             usable.append(item)
-            pixels.add(row["pixels"])
+            alike.setdefault(row["pixels"], []).append(item)
         else:
             problems.append(Problem(item.source, row["reason"], row["detail"]))
-    duplicates = len(usable) - len(pixels)
+    duplicates = len(usable) - len(alike)
     if duplicates:
         # A generator that repeats itself is to be measured as it is.
         log(f"{duplicates} images have the same pixels as another one; they are kept")
+    if torn := [group for group in alike.values() if len({item.label for item in group}) > 1]:
+        first, other = torn[0][0], next(item for item in torn[0] if item.label != torn[0][0].label)
+        count = sum(map(len, torn))
+        log(f"{count} images have the same pixels as one of another class, e.g. {first.source} and {other.source}")
     return usable, problems, duplicates

@@ -13,24 +13,28 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from synthmed.data.images import IMAGE_SUFFIXES
-from synthmed.data.prepare.raw import Problem
+from synthmed.data.folders import Contents
+from synthmed.data.names import plain_path
 from synthmed.data.prepare.scan import read_file
-from synthmed.data.prepare.tables import find_files
-from synthmed.data.shards.samples import MAX_IMAGE_BYTES
 from synthmed.data.shards.tar import walk_tar
 from synthmed.errors import DataError
-from synthmed.runtime.progress import printable
 
 STYLEGAN_FILE = "dataset.json"
 METADATA_FILE = "metadata.jsonl"
 LABEL_FILES = (STYLEGAN_FILE, METADATA_FILE)
 MAX_NAME = 1000
-COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf\x27\x1c": "7-Zip",
+    b"Rar!": "RAR",
+}
 
 _BROKEN_ZIP = (
     zipfile.BadZipFile,
@@ -48,21 +52,10 @@ _BROKEN_ZIP = (
 
 
 @dataclass
-class ImageSource:
+class ImageSource(Contents):
     """Images by name, wherever they lie."""
 
-    path: Path
-    read_member: Callable[[str], bytes]
-    files: dict[str, int] = field(default_factory=dict)
-    """Name with '/' -> size in bytes, of images and label files."""
-    problems: list[Problem] = field(default_factory=list)
-    """Images that are not read for what their name or kind is."""
-    num_others: int = 0
-    """Files that are no images; they are never opened."""
-
-    def images(self) -> list[str]:
-        """Return the names of all images, sorted."""
-        return sorted(name for name in self.files if PurePosixPath(name).name not in LABEL_FILES)
+    read_member: Callable[[str], bytes] = field(kw_only=True)
 
     def read(self, name: str) -> bytes:
         """Return the bytes of one file.
@@ -77,44 +70,31 @@ class ImageSource:
         except OSError as error:
             raise DataError(f"{name} cannot be read: {error.strerror or error}") from error
 
-    def add(self, name: str, size: int, problem: str = "") -> bool:
-        """List a file if it is an image or a label file, or why it is not read; return whether it is listed."""
-        parts = PurePosixPath(name).parts
-        if any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in parts):
-            return False
-        wanted = parts and (parts[-1] in LABEL_FILES or PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES)
-        if not wanted:
-            self.num_others += 1
-        elif problem := problem or self._find_problem(name, size):
-            self.problems.append(Problem(printable(name)[:MAX_NAME], "refused", problem))
-        else:
-            self.files[name] = size
-            return True
-        return False
-
-    def _find_problem(self, name: str, size: int) -> str:
-        parts = name.split("/")
-        if name.startswith("/") or ".." in parts or "\\" in name or re.match("[A-Za-z]:", name):
-            return "its name leads out of the source"
-        if len(name) > MAX_NAME or not name.isprintable():
-            return "its name is too long or cannot be printed"
-        if size > MAX_IMAGE_BYTES:
-            return f"it has {size} bytes, at most {MAX_IMAGE_BYTES} are read"
-        return "there is another file of this name" if name in self.files else ""
+    def add_member(self, path: str, size: int, *, is_folder: bool, problem: str) -> bool:
+        """Put a member of an archive in its place, and return whether it is a file to read."""
+        if len(path) > MAX_NAME:
+            path, problem = path[-MAX_NAME:], "its name is too long"
+        elif path.startswith("/") or ".." in path.split("/") or re.match("[A-Za-z]:", path):
+            problem = "its name leads out of the source"
+        elif folder := path if is_folder else path.rpartition("/")[0]:
+            self.folders.add(folder)
+        return not is_folder and self.add(path, size, problem)
 
 
 @contextlib.contextmanager
-def open_source(path: Path) -> Iterator[ImageSource]:
+def open_source(path: Path, exclude: Sequence[str] = ()) -> Iterator[ImageSource]:
     """Open a folder, a zip or an uncompressed tar of images.
+
+    Args:
+        path: The source.
+        exclude: Shell patterns of what to pass over; see `data.names.excluded_by`.
 
     Raises:
         DataError: It is none of them, or broken.
     """
     if path.is_dir():
-        source = ImageSource(path, lambda name: read_file(path / name, name))
-        for file in find_files(path):
-            problem = "" if file.is_file() else "it is not a file"
-            source.add(file.relative_to(path).as_posix(), file.stat().st_size if not problem else 0, problem)
+        source = ImageSource(path, exclude, LABEL_FILES, read_member=lambda name: read_file(path / name, name))
+        source.walk()
         yield source
         return
     if not path.is_file():
@@ -123,24 +103,26 @@ def open_source(path: Path) -> Iterator[ImageSource]:
         try:
             with path.open("rb") as archive:
                 start = archive.read(8)
-            source = stack.enter_context(_open_zip(path) if start.startswith(b"PK") else _open_tar(path, start))
+            opened = _open_zip(path, exclude) if start.startswith(b"PK") else _open_tar(path, start, exclude)
+            source = stack.enter_context(opened)
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror}") from error
         yield source
 
 
 @contextlib.contextmanager
-def _open_zip(path: Path) -> Iterator[ImageSource]:
+def _open_zip(path: Path, exclude: Sequence[str]) -> Iterator[ImageSource]:
     with contextlib.ExitStack() as stack:
         try:
             archive = stack.enter_context(zipfile.ZipFile(path))
         except _BROKEN_ZIP as error:
             raise DataError(f"{path} is a broken zip file: {error}") from error
         members: dict[str, zipfile.ZipInfo] = {}
-        source = ImageSource(path, lambda name: _read_zip(archive, members[name]))
+        source = ImageSource(path, exclude, LABEL_FILES, read_member=lambda name: _read_zip(archive, members[name]))
         for info in archive.infolist():
-            if not info.is_dir() and source.add(info.filename, info.file_size, _zip_problem(info)):
-                members[info.filename] = info
+            name, is_folder = plain_path(info.filename), info.filename.endswith(("/", "\\"))
+            if source.add_member(name, info.file_size, is_folder=is_folder, problem=_zip_problem(info)):
+                members[name] = info
         yield source
 
 
@@ -158,17 +140,19 @@ def _read_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 
 @contextlib.contextmanager
-def _open_tar(path: Path, start: bytes) -> Iterator[ImageSource]:
+def _open_tar(path: Path, start: bytes, exclude: Sequence[str]) -> Iterator[ImageSource]:
     for magic, program in COMPRESSED.items():
         if start.startswith(magic):
             raise DataError(f"{path} is compressed with {program}", "decompress it: images are read in any order")
     with path.open("rb") as file:
         places: dict[str, tuple[int, int]] = {}
         # Threads read at the same time, so nobody may move a position that others rely on.
-        source = ImageSource(path, lambda name: os.pread(file.fileno(), *places[name]))
+        source = ImageSource(
+            path, exclude, LABEL_FILES, read_member=lambda name: os.pread(file.fileno(), *places[name])
+        )
         for info in walk_tar(path, file):
-            name = info.name.removeprefix("./")
+            name = plain_path(info.name)
             problem = "" if info.isreg() and not info.issparse() else "it is a link or a device"
-            if not info.isdir() and source.add(name, info.size, problem):
+            if source.add_member(name, info.size, is_folder=info.isdir(), problem=problem):
                 places[name] = (info.size, info.offset_data)
         yield source

@@ -47,7 +47,7 @@ class PrepareConfig:
     test: float = 0.3
     """Share of the images; not used where the release has its own test split."""
     max_bad: float = 0.01
-    """Largest share of images that may be left out as missing, unreadable, too small or duplicate."""
+    """Largest share of images that may be left out as missing, unreadable, too small, duplicate or of two classes."""
     seed: int = 0
     image_format: ImageFormat = "png"
     name: str | None = None
@@ -86,6 +86,8 @@ def prepare_release(
     if config.name:
         release = replace(release, info=replace(release.info, name=config.name))
     info = release.info
+    for note in release.notes:
+        log(note)
     folder_info = _folder_info(info, config)
     fractions = {"validation": config.validation, "test": config.test}
     # A class that is missing or too small is better said now than after an hour of checking images.
@@ -94,8 +96,6 @@ def prepare_release(
     if resumed and (report := finished_report(output)):
         log(f"{output} is already complete")
         return report
-    for note in release.notes:
-        log(note)
     workers = workers or default_workers()
     maker = SampleMaker(info, config.size, config.resize, config.image_format, config.seed, release.draw)
     with StopSignal() as stop:
@@ -161,10 +161,22 @@ def _usable_items(
     """Check all images; write down those that are left out, and end the run if they are too many."""
     if release.info.kind == "phantom":
         return release.items, []
-    usable, found = scan_items(release.items, output, config.size, workers, stop)
+    total = len(release.items) + len(release.problems)
+    check_known(release.problems, total, output, config.max_bad)
+    usable, found = scan_items(release.items, release.info.classes, output, config.size, workers, stop)
     problems = [*release.problems, *found]
-    leave_out(problems, len(release.items) + len(release.problems), output, config.max_bad)
+    leave_out(problems, total, output, config.max_bad)
     return usable, problems
+
+
+def check_known(problems: Sequence[Problem], total: int, output: Path, max_bad: float) -> None:
+    """End the run before any image is read where too many are known to be left out already; see `leave_out`.
+
+    Raises:
+        DataError: They are too many.
+    """
+    if len(problems) > max_bad * total:
+        leave_out(problems, total, output, max_bad)
 
 
 def leave_out(problems: Sequence[Problem], total: int, output: Path, max_bad: float) -> None:

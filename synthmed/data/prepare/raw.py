@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from synthmed.data.datasets import DataSetInfo
 from synthmed.data.images import ImageArray
+from synthmed.data.shards.plan import safe_key
 
 Draw = Callable[["RawItem", int, int], tuple[ImageArray, dict[str, str | int | float | bool]]]
+
+
+MAX_ID_BYTES = 60  # split and number stand before it in a sample's key
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class Problem:
 
     source: str
     reason: str
-    """missing, unreadable, wrong size, duplicate or no patient."""
+    """missing, refused, unreadable, wrong size, duplicate, label conflict or no patient."""
     detail: str
 
 
@@ -53,3 +57,10 @@ class Release:
     """Lines to tell the user."""
     draw: Draw | None = None
     """Makes the image of an item from seed and size, with what is known about it; `None` where images are files."""
+
+
+def path_key(inside: str) -> str:
+    """Return what identifies an image by its path inside the release, for a sample's key."""
+    path = PurePosixPath(inside)
+    name = str(path.with_suffix("")) if path.name else inside  # a table may call an image "/"
+    return safe_key(name.replace("/", "-"), max_bytes=MAX_ID_BYTES)

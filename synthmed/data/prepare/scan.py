@@ -84,24 +84,41 @@ def load_file(item: RawItem) -> ImageArray:
 
 
 def scan_items(
-    items: Sequence[RawItem], output: Path, size: int, workers: int, stop: StopSignal
+    items: Sequence[RawItem], classes: Sequence[str], output: Path, size: int, workers: int, stop: StopSignal
 ) -> tuple[list[RawItem], list[Problem]]:
     """Return the usable items, and a problem for each of the others, both in the order of the items.
 
     An image is too small if its short side is below 16 pixels or below half of `size`. Of images with the same pixels
-    the first is kept, whatever their classes.
+    the first is kept, or none where they are of several classes: nobody knows which label is true.
+
+    Args:
+        items: Of all classes.
+        classes: Class names in label order.
+        output: Folder that keeps what was scanned.
+        size: Of the images in the shards, in pixels.
+        workers: Threads that decode.
+        stop: Ends the pass.
 
     Raises:
         Interrupted: A signal came; what was scanned is kept.
     """
+    rows: list[tuple[RawItem, Row]] = []
+    alike: dict[str, dict[int, RawItem]] = {}  # pixels -> label -> the first image of both
+    for item, row in scan_rows(items, output, lambda item: _check_item(item, max(MIN_SIDE, size // 2)), workers, stop):
+        rows.append((item, row))
+        if "pixels" in row:
+            alike.setdefault(row["pixels"], {}).setdefault(item.label, item)
     usable: list[RawItem] = []
     problems: list[Problem] = []
-    first: dict[str, str] = {}
-    for item, row in scan_rows(items, output, lambda item: _check_item(item, max(MIN_SIDE, size // 2)), workers, stop):
+    for item, row in rows:
         if "pixels" not in row:
             problems.append(Problem(item.source, row["reason"], row["detail"]))
-        elif (other := first.setdefault(row["pixels"], item.source)) != item.source:
-            problems.append(Problem(item.source, "duplicate", f"same pixels as {other}"))
+        elif len(of_label := alike[row["pixels"]]) > 1:
+            other = next(of_label[label] for label in of_label if label != item.label)
+            detail = f"{classes[item.label]} here, same pixels as {other.source}, which is {classes[other.label]}"
+            problems.append(Problem(item.source, "label conflict", detail))
+        elif (first := of_label[item.label]) is not item:
+            problems.append(Problem(item.source, "duplicate", f"same pixels as {first.source}"))
         else:
             usable.append(item)
     return usable, problems

@@ -20,6 +20,7 @@ from synthmed.data.sets.reader import Indices, Reader, Size
 from synthmed.data.sets.sources import Listing, list_shards
 from synthmed.data.shards.read import ShardFolder
 from synthmed.files.content import hash_json
+from synthmed.runtime.progress import log
 
 CACHE_BYTES = 2 << 30
 BLOCK = 256
@@ -81,6 +82,15 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         Keys, labels and how the images were stored are no part of it: features do not depend on them.
         """
         return hash_json({"size": list(self.size), "images": list(self.pixel_hashes)})
+
+    def log_resized(self) -> None:
+        """Say on stderr how many of the images were brought to another size."""
+        # Images that do not fit into memory are read later: then all that is known is the size of the first.
+        count = self._reader.was_resized.sum() or ("all" if self.native_size != self.size else 0)
+        if count:
+            where = self.name if self.split is None else f"{self.name.removesuffix(f':{self.split}')}:{self.split}"
+            height, width = self.size
+            log(f"{where}: {count} of {len(self)} images of other sizes are resized to {height} x {width} pixels")
 
     def __len__(self) -> int:
         return len(self.keys)

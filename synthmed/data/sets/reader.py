@@ -67,6 +67,8 @@ class Reader:
         self._is_kept = np.zeros(len(source), dtype=bool)
         self.hashes: list[str | None] = [None] * len(source)
         """Of those images that were asked for; see `hash`."""
+        self.was_resized = np.zeros(len(source), dtype=bool)
+        """Which images had another size, of those read so far."""
         if keep == "whole" and room:
             for _ in map_ordered(self.read, range(room), default_workers()):
                 pass
@@ -83,7 +85,9 @@ class Reader:
         """
         if self._is_kept[index]:
             return self._kept[index]
-        image = resize_image(self._source.pixels(index), self.size, self._method)
+        image = self._source.pixels(index)
+        self.was_resized[index] = image.shape[:2] != self.size
+        image = resize_image(image, self.size, self._method)
         if self.channels == 1:
             image = to_grey(image)[:, :, :1]
         if (known := self.hashes[index]) is not None and hash_pixels(image) != known:

@@ -21,7 +21,7 @@ from synthmed.data.shards.read import SHARD_PATTERN, ShardFolder, find_splits, o
 from synthmed.data.shards.samples import Entry, read_image_bytes
 from synthmed.errors import DataError, UsageError
 from synthmed.files.storage import is_remote, location
-from synthmed.runtime.progress import log
+from synthmed.runtime.progress import log, printable
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,13 +89,16 @@ def _entry_title(entries: Sequence[Entry], index: int) -> str:
     return f"{entry.shard}: {entry.key}.{entry.extension}"
 
 
-def list_images(where: str, *, split: str | None = None, classes: Sequence[str] = ()) -> Listing:
+def list_images(
+    where: str, *, split: str | None = None, classes: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Listing:
     """Return the images of any place.
 
     Args:
         where: `PLACE` or, of shards, `PLACE:SPLIT`; PLACE may be an address such as s3://bucket/folder.
         split: The one to take where `where` names none and the shards have several.
         classes: Class names in label order, for files that name none or other ones; see `data.pack.labels.read_labels`.
+        exclude: Shell patterns of files and folders to pass over; see `data.names.excluded_by`.
 
     Raises:
         UsageError: `classes` do not fit, or the address cannot be used.
@@ -104,7 +107,7 @@ def list_images(where: str, *, split: str | None = None, classes: Sequence[str] 
     place, named = split_place(where)
     splits = find_splits(place)
     if not splits and not is_remote(place):
-        return _list_files(place, named, classes)
+        return _list_files(place, named, classes, exclude)
     chosen = named or _only_split(place, splits, split)
     listing = list_shards(open_folder(place, chosen))
     return listing if len(splits) < 2 else replace(listing, name=f"{listing.name}:{chosen}")
@@ -133,21 +136,23 @@ def _only_split(place: Path, splits: Sequence[str], default: str | None) -> str:
     return splits[0] if splits else default or "train"
 
 
-def _list_files(place: Path, split: str | None, classes: Sequence[str]) -> Listing:
+def _list_files(place: Path, split: str | None, classes: Sequence[str], exclude: Sequence[str]) -> Listing:
     if (shard := SHARD_PATTERN.fullmatch(place.name)) and place.is_file():
         raise DataError(f"{place} is one shard", f"give the folder it lies in: {place.parent}:{shard['split']}")
     with contextlib.ExitStack() as stack:
-        source = stack.enter_context(open_source(place))
+        source = stack.enter_context(open_source(place, exclude))
         if split is not None:
             raise DataError(f"{place} holds no shards, so no split {split!r}", "give the folder of that split itself")
         labels = read_labels(source, classes)
         if not labels.labels:
-            raise DataError(f"{place} holds none of the images that are listed")
+            raise DataError(f"{place} holds none of the images that are listed{source.explain()}")
         # An archive stays open for as long as its images may be asked for.
         open_archive = stack.pop_all()
     names = sorted(labels.labels)
     if problems := [*source.problems, *labels.problems]:
         log(f"{place}: {len(problems)} images are not used, e.g. {problems[0].source}: {problems[0].detail}")
+    for note in source.notes():
+        log(f"{place}: {note}")
     if labels.num_unlisted:
         log(f"{place}: {labels.num_unlisted} images are not listed and are not used")
 
@@ -156,7 +161,7 @@ def _list_files(place: Path, split: str | None, classes: Sequence[str]) -> Listi
 
     weakref.finalize(read, open_archive.close)
     return Listing(
-        name=place.name or place.resolve().name,
+        name=printable(place.name or place.resolve().name),
         kind=None,
         dataset=None,
         split=None,

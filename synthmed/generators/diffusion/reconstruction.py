@@ -18,6 +18,7 @@ from synthmed.data.shards.read import find_splits, open_folder
 from synthmed.data.sheets import contact_sheet
 from synthmed.errors import DataError
 from synthmed.files.atomic import write_bytes, write_json
+from synthmed.files.outputs import check_output
 from synthmed.generators.diffusion.pipeline import Pipeline, load_pipeline
 from synthmed.metrics.perceptual import MIN_SIZE, Lpips
 from synthmed.metrics.reconstruction import ms_ssim, mse, num_scales, psnr
@@ -98,6 +99,11 @@ def evaluate_autoencoders(
         DataError: A split is missing, or the models are for different sizes.
         CheckpointError: A model file or the file of VGG-16 cannot be used.
     """
+    # What is missing or does not fit is told before a model is loaded.
+    folders = [open_folder(data, split) for split in splits or find_splits(data)]
+    if not folders:
+        raise DataError(f"{data} holds no shards")
+    check_output(output)
     target = devices.select_device(device)
     devices.configure(target)
     wanted = FIGURES if vgg_weights is None else {**FIGURES, "lpips": _lpips(vgg_weights, target)}
@@ -105,9 +111,10 @@ def evaluate_autoencoders(
     size, channels = _common_size(models.values(), size)
     rows: list[ReconstructionRow] = []
     dataset, sheet = "", None
-    for split in splits or find_splits(data):
-        folder = open_folder(data, split)
+    for folder in folders:
+        split = folder.split
         images = open_images(folder, size=size, channels=channels)
+        images.log_resized()
         size = images.size[0]
         _check_size(models, size)
         if vgg_weights is not None and size < MIN_SIZE:
@@ -119,8 +126,7 @@ def evaluate_autoencoders(
         # By name the first split is test, which no training has seen.
         sheet = sheet if sheet is not None else _sheet(list(models.values()), images)
     path = output / "reconstruction.png"
-    if sheet is None or size is None:
-        raise DataError(f"{data} holds no shards")
+    assert sheet is not None and size is not None
     write_bytes(path, encode_image(sheet, "png"))
     report = ReconstructionReport(
         tuple(rows), dataset, size, num_scales(size), dict(PUBLISHED.get(dataset, {})), str(path)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import stat
 import tarfile
@@ -36,6 +37,9 @@ Files = dict[str, bytes]
 def picture(number: int, image_format: Any = "png", size: tuple[int, int] = (16, 16)) -> bytes:
     pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
     return encode_image(pixels, image_format)
+
+
+X = picture(0)
 
 
 def class_folders(count: int = 20) -> Files:
@@ -167,7 +171,9 @@ def test_hidden_and_other_files_are_passed_over(tmp_path: Path, capsys: pytest.C
     report = pack(write_zip(tmp_path / "x.zip", files), tmp_path / "out")
     assert report.images == {"cat": 3, "dog": 3}
     assert report.left_out == {}
-    assert "1 other files are no images and are not opened" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "1 file is not read: 1 .pkl, e.g. model.pkl" in said
+    assert "2 files are passed over: 1 __MACOSX, 1 hidden, e.g. __MACOSX/cat/._000.png" in said
 
 
 def test_copies_are_kept_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,10 +183,67 @@ def test_copies_are_kept_and_counted(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "2 images have the same pixels as another one; they are kept" in capsys.readouterr().err
 
 
+def test_same_pixels_in_two_classes_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {**class_folders(6), "dog/copy.png": picture(0), "dog/again.png": picture(0)}
+    pack(write_folder(tmp_path / "x", files), tmp_path / "out")
+    said = capsys.readouterr().err
+    assert "3 images have the same pixels as one of another class, e.g. cat/deep/er/000.png and dog/again.png" in said
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_names_written_on_windows_are_read(tmp_path: Path, kind: str) -> None:
+    files = {name.replace("/", "\\"): data for name, data in class_folders().items()}
+    labels = {"labels": [[name, int(name.startswith("dog"))] for name in files]}
+    pack(WRITERS[kind](tmp_path / "x.src", files), tmp_path / "out")
+    assert packed(tmp_path / "out").keys() == class_folders().keys()
+    files[".\\dataset.json"] = json.dumps(labels).encode()
+    assert pack(WRITERS[kind](tmp_path / "y.src", files), tmp_path / "listed").images == {"class0": 10, "class1": 10}
+
+
+def test_source_whose_images_are_all_refused_says_why(tmp_path: Path) -> None:
+    source = write_zip(tmp_path / "x.zip", {"a/1.png": X, "b/2.png": X, "b/notes.txt": b""})
+    data = bytearray(source.read_bytes())
+    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        for found in re.finditer(re.escape(mark), bytes(data)):
+            data[found.start() + place] |= 1
+    source.write_bytes(data)
+    with pytest.raises(DataError, match=r"2 images refused, the first: a/1.png: it is encrypted; 1 \.txt$"):
+        pack(source, tmp_path / "out")
+    source = write_tar(tmp_path / "x.tar", {"../1.png": X, "../2.png": X})
+    with pytest.raises(DataError, match=r"no images that can be read: 2 images refused, the first: \.\./1\.png: its"):
+        pack(source, tmp_path / "out")
+    with pytest.raises(DataError, match=r"holds no images that can be read: 2 \.dcm \(PNG, JPEG"):
+        pack(write_folder(tmp_path / "x", {"a/1.dcm": X, "b/2.dcm": X}), tmp_path / "out")
+    with pytest.raises(DataError, match=r"has no class folders: 1 \.dcm \(one folder a class"):
+        pack(write_folder(tmp_path / "y", {"a/1.png": X, "b/2.dcm": X}), tmp_path / "out")
+
+
+def test_many_refused_images_end_the_run_before_any_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Packer, "check", None)
+    source = write_folder(tmp_path / "x", class_folders())
+    (source / "cat/gone.png").symlink_to("/mnt/gone.png")
+    with pytest.raises(DataError, match=r"1 of 21 images .* 1 missing; the first: cat/gone.png: it is a link to /mnt"):
+        pack(source, tmp_path / "out")
+
+
+def test_chosen_classes_may_be_called_like_a_split_but_not_all_of_them(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "x", {f"{name}/{k}.png": picture(k) for k in range(4) for name in ("cat", "test")})
+    assert pack(source, tmp_path / "out", classes=("cat", "test")).images == {"cat": 4, "test": 4}
+    with pytest.raises(DataError, match="splits by their name"):
+        pack(source, tmp_path / "other", classes=("test",))
+
+
+def test_chosen_class_is_found_however_its_accents_are_stored(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "x", {"c\u0327a/1.png": picture(1), "b/1.png": picture(2)})
+    assert pack(source, tmp_path / "out", classes=("ça", "b")).images == {"ça": 1, "b": 1}
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (b"", "is not a whole tar file"),
+        (b"7z\xbc\xaf\x27\x1c", "is compressed with 7-Zip"),
+        (b"Rar!\x1a\x07\x01\x00", "is compressed with RAR"),
         (b"hello" * 1000, "is not a whole tar file"),
         (b"PK\x03\x04hello", "is a broken zip file"),
         (b"\x1f\x8b" + bytes(600), "is compressed with gzip"),
@@ -212,9 +275,6 @@ def labels_of(tmp_path: Path, files: Files, chosen: tuple[str, ...] = ()) -> tup
     with open_source(write_zip(tmp_path / "labels.zip", files)) as source:
         found = read_labels(source, chosen)
     return found.classes.names, found.labels
-
-
-X = picture(0)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +351,10 @@ def test_listed_images_that_are_missing_count_as_bad(tmp_path: Path, capsys: pyt
     ("files", "message"),
     [
         ({"1.png": X, "2.png": X}, "has no class folders"),
-        ({"train/cat/1.png": X, "test/cat/2.png": X}, "has a folder for each split: test, train"),
+        (
+            {"train/cat/1.png": X, "test/cat/2.png": X},
+            "folders that are splits by their name, not classes: test, train",
+        ),
         ({"1.png": X, "dataset.json": b"{"}, "dataset.json is not JSON"),
         ({"1.png": X, "dataset.json": b"[" * 100_000}, "dataset.json is not JSON"),
         ({"1.png": X, "dataset.json": b'{"labels": null}'}, "dataset.json has no labels"),
@@ -372,7 +435,10 @@ HOSTILE_NAMES = [
     "cat/../../evil.png",
     "/etc/evil.png",
     "C:/evil.png",
-    "cat\\evil.png",
+    "cat\\..\\..\\evil.png",
+    "\\\\server\\evil.png",
+    "C:\\evil.png",
+    f"cat/{'x' * 1000}/evil.png",
     "cat/\x1b[2J.png",
 ]
 
@@ -421,7 +487,7 @@ def test_links_encrypted_and_double_members_of_a_zip_are_refused(tmp_path: Path)
 
 
 def test_zip_bomb_is_refused_by_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("synthmed.data.pack.sources.MAX_IMAGE_BYTES", 100_000)
+    monkeypatch.setattr("synthmed.data.folders.MAX_IMAGE_BYTES", 100_000)
     source = write_zip(tmp_path / "x.zip", {**class_folders(), "cat/bomb.png": bytes(10_000_000)})
     assert source.stat().st_size < 50_000
     report = pack(source, tmp_path / "out", max_bad=0.1)
@@ -452,7 +518,7 @@ def test_links_in_a_folder_lead_to_files_alone(tmp_path: Path) -> None:
     (source / "cat/gone.png").symlink_to(tmp_path / "gone.png")
     os.mkfifo(source / "cat/pipe.png")
     report = pack(source, tmp_path / "out", max_bad=0.2)
-    assert report.left_out == {"refused": 3}
+    assert report.left_out == {"missing": 1, "refused": 2}
 
 
 def test_image_that_cannot_be_read_any_more_ends_the_run(tmp_path: Path) -> None:

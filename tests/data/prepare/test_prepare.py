@@ -17,8 +17,9 @@ import pytest
 import synthmed.data.prepare.samples as prepare_samples
 import synthmed.data.prepare.scan as scan
 from synthmed.data.images import decode_image, encode_image
+from synthmed.data.prepare.chexpert import read_chexpert
 from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
-from synthmed.data.prepare.releases import read_airogs, read_chexpert, read_image_folders
+from synthmed.data.prepare.releases import read_airogs, read_image_folders
 from synthmed.data.prepare.splits import assign_splits
 from synthmed.data.shards.plan import SPLITS
 from synthmed.data.shards.read import open_folder
@@ -210,50 +211,65 @@ def test_max_bad_does_not_count_as_another_setting(airogs: Path, tmp_path: Path)
 
 
 def spoil(source: Path) -> None:
-    """Make one image missing, one unreadable, one too small and one a copy of an image of the other class."""
+    """Make one image missing, one unreadable, one too small, one a copy of its class and one of the other class."""
     (source / "0/TRAIN000003.png").unlink()
     (source / "1/TRAIN000004.png").write_bytes(b"no image")
     write_image(source / "2/TRAIN000005.png", 5, (7, 40))
     (source / "0/TRAIN000006.png").write_bytes((source / "1/TRAIN000001.png").read_bytes())
+    (source / "1/TRAIN000007.png").write_bytes((source / "2/TRAIN000002.png").read_bytes())
 
 
 def test_bad_images_are_counted_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, output = make_airogs(tmp_path / "in"), tmp_path / "out"
     spoil(source)
-    report = prepare_airogs(source, output, max_bad=0.04)
-    assert report.left_out == {"duplicate": 1, "missing": 1, "unreadable": 1, "wrong size": 1}
+    report = prepare_airogs(source, output, max_bad=0.05)
+    assert report.left_out == {"duplicate": 1, "label conflict": 2, "missing": 1, "unreadable": 1, "wrong size": 1}
     rows = [json.loads(line) for line in (output / ".synthmed/left_out.jsonl").read_text().splitlines()]
     assert [(row["source"], row["reason"]) for row in rows] == [
+        ("1/TRAIN000001.png", "label conflict"),
         ("TRAIN000003.jpg", "missing"),
         ("1/TRAIN000004.png", "unreadable"),
         ("2/TRAIN000005.png", "wrong size"),
-        ("0/TRAIN000006.png", "duplicate"),
+        ("0/TRAIN000006.png", "label conflict"),
+        ("1/TRAIN000007.png", "duplicate"),
     ]
-    assert rows[3]["detail"] == "same pixels as 1/TRAIN000001.png"
+    assert rows[0]["detail"] == "no-glaucoma here, same pixels as 0/TRAIN000006.png, which is glaucoma"
+    assert rows[4]["detail"] == "glaucoma here, same pixels as 1/TRAIN000001.png, which is no-glaucoma"
+    assert rows[5]["detail"] == "same pixels as 2/TRAIN000002.png"
     assert "2/TRAIN000005.png: wrong size: 40 x 7 pixels, at least 16 are needed" in capsys.readouterr().err
     kept = {entry.key[-11:] for split in SPLITS for entry in open_folder(output, split).entries}
-    assert len(kept) == 116
-    assert not kept & {f"TRAIN00000{number}" for number in (3, 4, 5, 6)}
+    assert len(kept) == 114
+    assert not kept & {f"TRAIN00000{number}" for number in (1, 3, 4, 5, 6, 7)}
 
 
 def test_too_many_bad_images_end_the_run_before_any_shard(tmp_path: Path) -> None:
     source, output = make_airogs(tmp_path / "in"), tmp_path / "out"
     spoil(source)
-    with pytest.raises(DataError, match=r"4 of 120 images \(3\.3%\) cannot be used: 1 duplicate, 1 missing") as error:
+    with pytest.raises(DataError, match=r"6 of 120 images \(5\.0%\) cannot be used: 1 duplicate, 2 label") as error:
         prepare_airogs(source, output)
     assert "--max-bad" in str(error.value)
     assert not list(output.glob("*.tar"))
-    assert len((output / ".synthmed/left_out.jsonl").read_text().splitlines()) == 4
-    for number in range(3, 7):
+    assert len((output / ".synthmed/left_out.jsonl").read_text().splitlines()) == 6
+    for number in range(3, 8):
         write_image(source / str(number % 3) / f"TRAIN{number:06d}.png", number)
     assert prepare_airogs(source, output).left_out == {}
+
+
+def test_refused_files_end_the_run_before_any_image_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "_check_item", None)
+    for name in ("a", "b"):
+        for number in range(10):
+            write_image(tmp_path / "in" / name / f"{number}.png", number)
+    os.rename(tmp_path / "in/a/3.png", os.fsencode(tmp_path / "in/a") + b"/\xfc.png")
+    with pytest.raises(DataError, match=r"1 refused; the first: a/\\udcfc.png: its name is not UTF-8"):
+        prepare_release(read_image_folders(tmp_path / "in"), tmp_path / "out", CONFIG)
 
 
 def test_class_too_small_for_its_splits_is_named_before_images_are_opened(tmp_path: Path) -> None:
     source = make_airogs(tmp_path / "in", 20)
     text = (source / "train_labels.csv").read_text().replace(",RG", ",NRG")
     (source / "train_labels.csv").write_text(text)
-    with pytest.raises(DataError, match="no usable image of class 'glaucoma'"):
+    with pytest.raises(DataError, match="lists no image of class 'glaucoma'"):
         prepare_airogs(source, tmp_path / "out")
     (source / "train_labels.csv").write_text(text.replace(",NRG", ",RG", 2))
     with pytest.raises(DataError, match="class 'glaucoma' has too few images for the validation split"):
@@ -370,6 +386,8 @@ def test_command_prints_the_counts_and_nothing_else_on_stdout(airogs: Path, tmp_
         (("chexpert", "nowhere", "-o", "out", "--finding", "Edma"), 2, "error: unknown finding: 'Edma' (did you mean"),
         (("crcdx", "nowhere", "-o", "out"), 3, "error: no such folder: nowhere"),
         (("images", "nowhere", "-o", "out"), 3, "error: no such folder: nowhere"),
+        (("images", ".", "-o", "out", "--exclude", ""), 2, "error: --exclude '' fits nothing"),
+        (("crcdx", ".", "-o", "out", "--exclude", "a", "--exclude", "./"), 2, "error: --exclude './' fits nothing"),
         (("phantom", "-n", "5", "-o", "out"), 2, "error: too few phantoms: 5"),
         (("phantom", "-n", "50", "--test", "1.5", "-o", "out"), 2, "error: --validation 0.1 and --test 1.5"),
         (("airogs", "x"), 2, "error: Missing option '--output'"),

@@ -2,11 +2,10 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from synthmed.data.prepare.releases import read_airogs, read_chexpert, read_crcdx, read_image_folders
+from synthmed.data.prepare.releases import read_airogs, read_crcdx, read_image_folders
 from synthmed.errors import DataError, UsageError
 
 
@@ -46,7 +45,7 @@ def test_airogs_takes_patients_from_a_csv(tmp_path: Path) -> None:
     assert [item.group for item in release.items] == ["7", "7", "8"]
     assert release.notes == []
     groups.write_text("challenge_id,group\nA1,7\nA2,7\n")
-    with pytest.raises(DataError, match=r"groups\.csv has no group for A3\.JPG"):
+    with pytest.raises(DataError, match=r"groups\.csv has no group for 1 of 3 images, the first: A3\.JPG"):
         read_airogs(tmp_path, groups)
 
 
@@ -54,7 +53,27 @@ def test_airogs_keeps_listed_images_that_are_missing_and_tells_of_unlisted_ones(
     touch(tmp_path / "extra.jpg")
     release = read_airogs(write_airogs(tmp_path, "A1,RG\nA9,NRG\n"))
     assert [item.path is None for item in release.items] == [False, True]
-    assert "3 images are not listed in train_labels.csv" in release.notes[1]
+    assert release.notes[1].startswith(
+        "3 images are not listed in train_labels.csv and are not used, the first: A3.JPG"
+    )
+
+
+def test_airogs_on_linked_disks_without_what_is_excluded(tmp_path: Path) -> None:
+    source = write_airogs(tmp_path / "airogs")
+    touch(tmp_path / "disk/B1.jpg", tmp_path / "disk/@eaDir/A1.jpg", source / "masks/A1.png", source / "C1.jpg")
+    (source / "2").symlink_to(tmp_path / "disk")
+    (source / "A4.jpg").symlink_to("/mnt/gone.jpg")
+    with (source / "train_labels.csv").open("a") as table:
+        table.write("A4,RG\nB1,RG\nC1,NRG\n")
+    release = read_airogs(source, exclude=["masks", "C?.jpg"])
+    assert [(item.source, item.path is None) for item in release.items] == [
+        *(("0/A1.jpg", False), ("1/deep/A2.jpg", False), ("A3.JPG", False)),
+        *(("A4.jpg", True), ("2/B1.jpg", False)),
+    ]
+    assert (release.problems, release.counts["images"]) == ([], 5)
+    assert release.notes[1:] == [
+        "3 files are passed over: 1 --exclude C?.jpg, 1 --exclude masks, 1 @eaDir, e.g. 2/@eaDir/A1.jpg"
+    ]
 
 
 def test_airogs_leaves_out_what_is_there_twice(tmp_path: Path) -> None:
@@ -74,7 +93,10 @@ def test_airogs_leaves_out_what_is_there_twice(tmp_path: Path) -> None:
         ("", "", r"train_labels\.csv has no column 'challenge_id' \(it has: none\)"),
         ("challenge_id,class\n", "", r"train_labels\.csv has no rows"),
         ("challenge_id,class\n", "A1,RG\nA2,XX\n", r"train_labels\.csv, line 3: unknown label: 'XX'"),
-        ("challenge_id,class\n", "A1\n", r"line 2: unknown label: ''"),
+        ("challenge_id,class\n", "A1\n", r"line 2 has 1 cells, the header 2 \(it has: challenge_id, class\)"),
+        ("challenge_id,class\n", "A1,\n", r"line 2: unknown label: ''"),
+        ("challenge_id,class\n", "A1,1\nA2,0\n", r"line 2: unknown label: '1' \(valid: no-glaucoma \(or NRG"),
+        ("challenge_id,class\n", "A1,NRG\nA2,NRG\n", r"train_labels\.csv lists no image of class 'glaucoma'"),
     ],
 )
 def test_airogs_table_that_cannot_be_used_is_named(tmp_path: Path, head: str, rows: str, message: str) -> None:
@@ -82,32 +104,27 @@ def test_airogs_table_that_cannot_be_used_is_named(tmp_path: Path, head: str, ro
         read_airogs(write_airogs(tmp_path, rows, head))
 
 
-def test_missing_or_binary_table_is_a_data_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no such file: .*train_labels\.csv"):
+def test_airogs_table_may_lie_in_a_folder_and_name_files(tmp_path: Path) -> None:
+    write_airogs(tmp_path, "0/A1.jpg;RG\nA2.JPG;NRG\n1\\A3;nrg\n", "Challenge_ID;Class\n")
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "train_labels.csv").rename(tmp_path / "tables/train_labels.csv")
+    release = read_airogs(tmp_path)
+    assert [(item.source, item.label, item.key) for item in release.items] == [
+        ("0/A1.jpg", 1, "A1"),
+        ("1/deep/A2.jpg", 0, "A2"),
+        ("A3.JPG", 0, "A3"),
+    ]
+
+
+def test_airogs_without_its_table_is_told_what_is_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no such file: .*train_labels\.csv \(give the folder .* unpacked\)"):
         read_airogs(tmp_path)
-    (tmp_path / "train_labels.csv").write_bytes(b"challenge_id,class\n\xff\xfe,RG\n")
-    with pytest.raises(DataError, match="as CSV"):
+    touch(tmp_path / "labels.csv")
+    with pytest.raises(DataError, match=r"unpacked; its tables: labels\.csv"):
         read_airogs(tmp_path)
-
-
-def test_table_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
-    release = read_airogs(write_airogs(tmp_path, head="\ufeffchallenge_id,class\n"))
-    assert len(release.items) == 3
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("challenge_id,patient\nA1,1\n", "has no column 'group'"),
-        ("group\n1\n", "has no column that names the image"),
-        ("challenge_id,group\nA1,\n", "A1 has an empty group"),
-        ("challenge_id,group\nA1,1\nA1,2\n", "A1 is in two groups: 1 and 2"),
-    ],
-)
-def test_groups_table_that_cannot_be_used_is_named(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "groups.csv").write_text(text)
-    with pytest.raises(DataError, match=message):
-        read_airogs(write_airogs(tmp_path), tmp_path / "groups.csv")
+    touch(tmp_path / "a/train_labels.csv", tmp_path / "b/train_labels.csv")
+    with pytest.raises(DataError, match=r"several train_labels\.csv: a/train_labels\.csv, b/train_labels\.csv"):
+        read_airogs(tmp_path)
 
 
 def tile(patient: str, number: int = 0) -> str:
@@ -132,6 +149,25 @@ def test_crcdx_takes_labels_splits_and_patients_from_names(tmp_path: Path) -> No
     assert [problem.reason for problem in release.problems] == ["no patient"]
 
 
+def test_crcdx_on_linked_disks_says_what_is_not_used(tmp_path: Path) -> None:
+    disk, source = tmp_path / "disk", tmp_path / "crc"
+    touch(disk / "MSIH" / tile("AA-0001"), disk / "MSIH" / tile("AA-0002"), disk / "nonMSIH" / tile("AA-0003", 7))
+    touch(disk / "other/1.png", disk / "nonMSIH/Thumbs.db", disk / "slide.svs", source / "x.txt")
+    (source / "CRC_DX_TEST").symlink_to(disk)
+    release = read_crcdx(source, ["*AA-0002*"])
+    assert {(item.group, item.label, item.split) for item in release.items} == {
+        ("TCGA-AA-0001", 0, "test"),
+        ("TCGA-AA-0003", 1, "test"),
+    }
+    assert release.notes == [
+        "2 files are not read: 1 .svs, 1 .txt, e.g. CRC_DX_TEST/slide.svs",
+        f"2 files are passed over: 1 --exclude *AA-0002*, 1 Thumbs.db, e.g. CRC_DX_TEST/MSIH/{tile('AA-0002')}",
+        "images in no folder MSIH or nonMSIH are not used: 1, e.g. CRC_DX_TEST/other/1.png",
+    ]
+    with pytest.raises(DataError, match=r"is not CRCDX: no tiles in folders MSIH and nonMSIH: 1 \.svs, 1 \.txt; "):
+        read_crcdx(source, ["MSIH", "nonMSIH", "other"])
+
+
 def test_crcdx_without_split_folders_leaves_the_split_to_us(tmp_path: Path) -> None:
     touch(tmp_path / "MSIH" / tile("AA-0001"), tmp_path / "nonMSIH" / tile("AA-0002"))
     assert {item.split for item in read_crcdx(tmp_path).items} == {None}
@@ -149,85 +185,10 @@ def test_folder_that_is_not_crcdx_is_named(tmp_path: Path) -> None:
         read_crcdx(tmp_path)
 
 
-CHEXPERT_ROWS = (
-    ("patient00001/study1/view1_frontal.jpg", "Frontal", "1.0"),
-    ("patient00001/study1/view2_lateral.jpg", "Lateral", "1.0"),
-    ("patient00002/study1/view1_frontal.jpg", "Frontal", "0.0"),
-    ("patient00002/study2/view1_frontal.jpg", "Frontal", "-1.0"),
-    ("patient00003/study1/view1_frontal.jpg", "Frontal", ""),
-)
-
-
-def write_chexpert(root: Path, rows: tuple[tuple[str, str, str], ...] = CHEXPERT_ROWS) -> Path:
-    lines = ["Path,Sex,Frontal/Lateral,Cardiomegaly,Edema"]
-    for path, view, value in rows:
-        touch(root / "train" / path)
-        lines.append(f"CheXpert-v1.0-small/train/{path},Female,{view},{value},")
-    (root / "train.csv").write_text("\n".join(lines) + "\n")
-    return root
-
-
-@pytest.mark.parametrize(
-    ("options", "labels"),
-    [
-        ({}, [1, 0, 1, 0]),
-        ({"uncertain": "negative"}, [1, 0, 0, 0]),
-        ({"uncertain": "drop"}, [1, 0, 0]),
-        ({"blank": "drop"}, [1, 0, 1]),
-        ({"uncertain": "drop", "blank": "drop"}, [1, 0]),
-        ({"finding": "edema"}, [0, 0, 0, 0]),
-    ],
-)
-def test_chexpert_rules_for_uncertain_and_blank(tmp_path: Path, options: dict[str, Any], labels: list[int]) -> None:
-    release = read_chexpert(write_chexpert(tmp_path), **options)
-    assert [item.label for item in release.items] == labels
-
-
-@pytest.mark.parametrize("above", [False, True])
-def test_chexpert_is_found_from_its_folder_and_from_the_one_above(tmp_path: Path, above: bool) -> None:
-    root = write_chexpert(tmp_path / "CheXpert-v1.0-small")
-    release = read_chexpert(tmp_path if above else root)
-    assert all(item.path is not None for item in release.items)
-    assert [item.group for item in release.items] == ["patient00001", "patient00002", "patient00002", "patient00003"]
-
-
-def test_chexpert_counts_frontal_views_under_the_published_names(tmp_path: Path) -> None:
-    assert read_chexpert(write_chexpert(tmp_path)).counts == {
-        "images": 5,
-        "frontal": 4,
-        "frontal patients": 3,
-        "positive": 1,
-        "uncertain": 1,
-        "negative": 1,
-        "blank": 1,
-    }
-
-
-def test_chexpert_paths_do_not_leave_the_release(tmp_path: Path) -> None:
-    touch(tmp_path / "secret/patient00009/study1/view1_frontal.jpg")
-    rows = (("../../secret/patient00009/study1/view1_frontal.jpg", "Frontal", "1.0"),)
-    root = tmp_path / "release"
-    (root / "train").mkdir(parents=True)
-    release = read_chexpert(write_chexpert(root, rows))
-    assert release.items[0].path is None
-
-
-def test_chexpert_errors_name_the_column_and_the_line(tmp_path: Path) -> None:
-    write_chexpert(tmp_path)
-    with pytest.raises(DataError, match=r"train\.csv has no column 'Fracture'"):
-        read_chexpert(tmp_path, "Fracture")
-    with pytest.raises(UsageError, match="unknown finding: 'Fractures'"):
-        read_chexpert(tmp_path, "Fractures")
-    write_chexpert(tmp_path, (("patient00001/study1/view1_frontal.jpg", "Frontal", "maybe"),))
-    with pytest.raises(DataError, match="line 2, column Cardiomegaly: not a finding: 'maybe'"):
-        read_chexpert(tmp_path)
-
-
 def write_folders(source: Path) -> Path:
     for name in ("p1_s1_a", "p1_s1_b", "p2_s1_a"):
         touch(source / "malignant" / f"{name}.png", source / "benign/deep" / f"{name}.tif")
     touch(source / "benign/notes.txt", source / ".hidden/a.png", source / "benign/.a.png")
-    (source / "empty").mkdir()
     return source
 
 
@@ -245,19 +206,10 @@ def test_group_pattern_gives_patients(tmp_path: Path, pattern: str) -> None:
     release = read_image_folders(write_folders(tmp_path), group_pattern=pattern.replace("(deep/)?", "(?:deep/)?"))
     groups = Counter(item.group.removeprefix("deep/").removeprefix("p") for item in release.items)
     assert groups == {"1": 4, "2": 2}
-    assert release.notes == []
-
-
-@pytest.mark.parametrize("column", ["{folder}/{name}.{ending}", "{name}.{ending}", "{name}"])
-def test_groups_csv_names_images_by_path_name_or_stem(tmp_path: Path, column: str) -> None:
-    source = write_folders(tmp_path / "tiles")
-    lines = ["image,group"]
-    for folder, ending in (("benign/deep", "tif"), ("malignant", "png")):
-        for name, group in (("p1_s1_a", "1"), ("p1_s1_b", "1"), ("p2_s1_a", "2")):
-            lines.append(f"{column.format(folder=folder, name=name, ending=ending)},{group}")
-    (tmp_path / "groups.csv").write_text("\n".join(lines))
-    release = read_image_folders(source, groups=tmp_path / "groups.csv")
-    assert Counter(item.group for item in release.items) == {"1": 4, "2": 2}
+    assert release.notes == [
+        "1 file is not read: 1 .txt, e.g. benign/notes.txt",
+        "2 files are passed over: 2 hidden, e.g. .hidden/a.png",
+    ]
 
 
 def test_group_options_that_cannot_work_are_refused(tmp_path: Path) -> None:
@@ -272,9 +224,22 @@ def test_group_options_that_cannot_work_are_refused(tmp_path: Path) -> None:
         read_image_folders(tmp_path, group_pattern="p", groups=tmp_path / "groups.csv")
 
 
+def test_images_beside_the_class_folders_are_said(tmp_path: Path) -> None:
+    touch(write_folders(tmp_path) / "x.png", tmp_path / "1.png")
+    release = read_image_folders(tmp_path, group_pattern="p[0-9]")
+    assert len(release.items) == 6
+    assert release.notes[0] == "images beside the class folders are not used: 2, e.g. 1.png"
+
+
 def test_fewer_than_two_class_folders_are_refused(tmp_path: Path) -> None:
     touch(tmp_path / "only/a.png")
-    with pytest.raises(DataError, match="has 1 folders with images"):
+    with pytest.raises(DataError, match=r"has 1 folders with images .* where a table holds the labels: --labels CSV"):
+        read_image_folders(tmp_path)
+    touch(tmp_path / "1.png", tmp_path / "labels.csv")
+    with pytest.raises(DataError, match=r"has 1 folders with images: 1 \.csv; images beside the class folders are not"):
+        read_image_folders(tmp_path)
+    touch(tmp_path / "test/a.png")
+    with pytest.raises(DataError, match="splits by their name, not classes: test"):
         read_image_folders(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         read_image_folders(tmp_path / "nowhere")

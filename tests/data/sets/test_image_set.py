@@ -70,6 +70,34 @@ def test_images_of_other_sizes_are_resized(tmp_path: Path) -> None:
         assert (images[number][0].permute(1, 2, 0).numpy() == resize_image(written[number], 16, "crop")).all()
 
 
+@pytest.mark.parametrize(
+    ("shapes", "size", "cache_bytes", "said"),
+    [
+        ([(16, 16)] * 4, None, 1 << 20, ""),
+        (
+            [(16, 16), (32, 48), (8, 8), (16, 24)],
+            None,
+            1 << 20,
+            "x:train: 3 of 4 images of other sizes are resized to 16",
+        ),
+        ([(16, 16)] * 4, 24, 1 << 20, "x:train: 4 of 4 images of other sizes are resized to 24 x 24 pixels\n"),
+        ([(16, 16)] * 4, 24, 0, "x:train: all of 4 images of other sizes are resized to 24 x 24 pixels\n"),
+    ],
+)
+def test_number_of_resized_images_is_said(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    shapes: list[tuple[int, int]],
+    size: int | None,
+    cache_bytes: int,
+    said: str,
+) -> None:
+    folder, _ = write_folder(tmp_path / "x", shapes)
+    open_images(folder, size=size, cache_bytes=cache_bytes).log_resized()
+    found = capsys.readouterr().err
+    assert found.startswith(said) if said else found == ""
+
+
 def test_shard_that_became_shorter_is_named(tmp_path: Path) -> None:
     folder, _ = write_folder(tmp_path, [(16, 16)] * 4)
     images = open_images(folder, cache_bytes=0)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from synthmed.data.images import encode_image
 from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
+from synthmed.data.shards.read import open_folder
 from synthmed.data.shards.write import Sample, write_shard
 from synthmed.errors import CheckpointError, DataError, RecipeError, ResumeError
 from synthmed.files.content import hash_file
@@ -19,7 +20,8 @@ from synthmed.generators.diffusion.recipe import DiffusionRecipe
 from synthmed.generators.diffusion.training.adversarial import AdversarialStep
 from synthmed.generators.families import load_recipe
 from synthmed.generators.family import StageRequest
-from synthmed.generators.stages import find_start, run_recipe, run_stage
+from synthmed.generators.stages import run_recipe, run_stage
+from synthmed.generators.starts import find_start
 from synthmed.phantoms.release import phantom_release
 
 SHORT = [f"{stage}.{name}" for stage in ("autoencoder", "adversarial") for name in ("steps=4", "checkpoint_every=2")]
@@ -200,7 +202,8 @@ def test_recipe_names_its_stages_and_finished_ones_are_passed_over(shards, tmp_p
 def test_what_does_not_fit_is_said(shards, tmp_path, capsys):
     train_autoencoder(request(shards, tmp_path / "run", "data.size=16", "autoencoder.steps=1", "device=gpu"))
     notes = capsys.readouterr().err
-    assert "note: images of 32 x 32 pixels are resized to the recipe's 16 x 16" in notes
+    count = len(open_folder(shards, "train").entries)
+    assert f"train: {count} of {count} images of other sizes are resized to 16 x 16 pixels" in notes
     assert "note: recipe tiny is for a GPU" in notes
     train_autoencoder(request(shards, tmp_path / "same", "autoencoder.steps=1"))
     assert "note: " not in capsys.readouterr().err

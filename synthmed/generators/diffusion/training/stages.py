@@ -112,11 +112,8 @@ def _header(
 def _open_images(context: StageContext, split: ShardFolder, vae: FirstStageConfig) -> ImageSet:
     """Return the images of a split as the model takes them."""
     images = open_images(split, size=context.recipe.data.size, channels=vae.image_channels)
-    if context.processes.main and images.native_size != images.size and split is context.train:
-        height, width = images.native_size
-        log(
-            f"note: images of {height} x {width} pixels are resized to the recipe's {images.size[0]} x {images.size[1]}"
-        )
+    if context.processes.main:
+        images.log_resized()
     return images
 
 
