@@ -66,7 +66,7 @@ class Classes(Sequence[str]):
         aliases = {check_name(alias): check_name(name) for alias, name in self.aliases.items()}
         positive = None if self.positive is None else check_name(self.positive)
         if twice := [name for name, count in Counter(names).items() if count > 1]:
-            raise DataError(f"two classes are called {twice[0]}", "no name may stand twice")
+            raise DataError(f"two classes have the same name: {twice[0]}", "no name may stand twice")
         known = set(names)
         for alias, name in aliases.items():
             if name not in known:

@@ -453,7 +453,9 @@ def test_import_info_and_export(run: Run, checkpoint: Path, tiny_tensors: dict[s
         (("--size", "99999"), 2, "not a size"),
         (("--size", "18"), 2, "--size 18: sides must be multiples of 4"),
         (("--classes", "a,,b"), 2, "--classes a,,b"),
-        (("--classes", "a,a"), 2, "stands twice"),
+        (("--classes", "a,a"), 2, "two classes have the same name: a"),
+        (("--classes", "a,b\u202e"), 2, "cannot be the name of a class"),
+        (("--classes", "a,b", "--dataset", "../../x"), 2, "cannot be the name of a data set"),
         (("--classes", "a,b,c"), 3, "has 2 classes, airogs has 3"),
     ],
 )

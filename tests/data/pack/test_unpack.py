@@ -144,7 +144,7 @@ def test_class_order_survives_the_round_trip(tmp_path: Path, labels: LabelFile) 
 
 
 def test_class_names_cannot_lead_out(tmp_path: Path) -> None:
-    classes = ("../../evil", "/etc/evil", "a/b", ".", "..", "x" * 300, "ok", "OK")
+    classes = ("../../evil", "/etc/evil", "a/b", ".", "..", "x" * 200, "ok", "OK")
     folder = write_classes(tmp_path / "x", classes, list(range(8)))
     unpack_folder(folder, tmp_path / "deep/er/out")
     made = [path for path in tmp_path.rglob("*.png") if path.is_file()]
