@@ -1,7 +1,7 @@
 """What an evaluation is given, opened and checked before torch is imported and before an image is decoded.
 
-The first fault is told, in this order: the output folder, files of weights, earlier results, the places of images, and
-whether their classes fit. Faults of words are found before, when the request is made.
+The first fault is told, in this order: the output folder, earlier results, the places of images, whether their classes
+fit, and files of weights. Faults of words are found before, when the request is made.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ def open_inputs(request: EvaluateRequest) -> Inputs:
 
     Raises:
         ResumeError, DeviceError: The output folder cannot be written to.
-        CheckpointError: A file of weights is missing.
         DataError: A place or earlier result cannot be read, is not of the kind it is given as, or has other classes.
+        CheckpointError: A file of weights is missing.
     """
     check_output(request.output)
-    for name in request.needed_extractors:
-        check_weights_file(name, request.weights.get(name), download=request.download)
     baselines = {path: _read_results(path) for path in request.baselines}
     inputs = _open_places(request, baselines)
     if request.config.balanced:
         _check_balance(inputs)
+    for name in request.needed_extractors:
+        check_weights_file(name, request.weights.get(name), download=request.download)
     return inputs
 
 

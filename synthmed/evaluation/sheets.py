@@ -58,12 +58,11 @@ def draw_pairs(
 
 
 def _pair_title(row: CopyRow, report: CopyReport) -> str:
-    words = [f"distance in pixels {row.pixels.distance:.3f}"]
-    if row.features and report.features:
-        words.append(f"in {report.features.extractor} features {row.features.distance:.3g}")
-    if row.p is not None:
-        words.append(f"p {row.p:.3g}{', suspect' * bool(row.suspect)}")
-    return "; ".join(words)
+    """Return how far the two images shown are apart: in the space in which the real one is nearest."""
+    scores = report.features
+    space = f"{scores.extractor} features" if scores and row.closest is row.features else "pixels"
+    words = f"distance {row.closest.distance:.3g} in {space}"
+    return words if row.p is None else f"{words}; p {row.p:.3g}{', suspect' * bool(row.suspect)}"
 
 
 def draw_examples(*, real: ImageSet, generated: Mapping[str, ImageSet], count: int = 8) -> ImageArray:

@@ -119,6 +119,7 @@ FAULTS = [
     # Of several faults the first is told, words before files.
     (["--real", "nowhere", "--checks", "beauty"], 2, "unknown check: beauty"),
     (["--real", "nowhere", "-o", "file"], 3, "file is not a folder"),
+    (["--real", "nowhere", "--features", "inception"], 3, "nowhere"),
 ]
 RUN_ALL = """
 import contextlib, io, json, sys

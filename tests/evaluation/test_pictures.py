@@ -252,7 +252,7 @@ def test_examples_are_of_the_class_that_their_title_names(tmp_path: Path) -> Non
     made = replace(real.subset(np.flatnonzero(real.labels == 0)), name="made")
     sheet = draw_examples(real=real, generated={"made": made}, count=2)
     pitch = 96 + 18 + 4
-    rows = sheet[2 * 18 + 4 :]  # below two lines that say that there are real images
+    rows = sheet[-4 - 4 * pitch :]  # below words that say that there are real images
     assert sheet[:18].max() > 200
     means = [rows[4 + 18 + row * pitch : row * pitch + pitch, 4:200].mean() for row in range(4)]
     # dark: real, made; light: real, and no images.
