@@ -19,7 +19,7 @@ from typing import IO, Any
 from synthmed.data.shards.plan import KEY_PATTERN, stats_path
 from synthmed.errors import DataError
 from synthmed.files.atomic import atomic_path, write_bytes
-from synthmed.files.content import hash_file, read_json
+from synthmed.files.content import read_json
 from synthmed.files.storage import file_size, naming_read_errors, naming_write_errors
 
 WRITE_BYTES = 1 << 20
@@ -94,7 +94,8 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> ShardStats:
         ):
             archive.copybufsize = WRITE_BYTES  # type: ignore[attr-defined]
             rows = [{**row, "shard": path.name} for row in append_samples(archive, samples)]
-        sha256, size = hash_file(part), part.stat().st_size
+        with open(part, "rb") as file:  # one that is gone is no bad input, as `hash_file` would have it
+            sha256, size = hashlib.file_digest(file, "sha256").hexdigest(), part.stat().st_size
     counts = Counter(str(row["label"]) for row in rows)
     stats = ShardStats(path.name, len(rows), dict(sorted(counts.items())), sha256, size, rows)
     # Neither indented nor copied: for thousands of rows that would take longer than writing the images.
