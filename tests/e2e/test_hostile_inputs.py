@@ -216,7 +216,9 @@ def shard_of(*members: tuple[str, bytes]) -> Callable[[Path], object]:
 
 def million_classes(folder: Path) -> None:
     shard(folder / "s", sample("train-0000000-x", picture(1)))
-    (folder / "s" / "classes.json").write_text(json.dumps([f"class {index}" for index in range(1_000_000)]))
+    (folder / "s" / ".synthmed").mkdir()
+    classes = [f"class {index}" for index in range(1_000_000)]
+    (folder / "s" / ".synthmed" / "run.json").write_text(json.dumps({"folder": {"classes": classes}}))
 
 
 def endless_table(folder: Path) -> None:
@@ -235,7 +237,6 @@ def endless_recipe(folder: Path) -> None:
 
 
 def bad_recipe(folder: Path) -> None:
-    good_classes(folder / "d")
     (folder / "r.toml").write_text('dataset = "../../x"\n')
 
 
@@ -281,9 +282,9 @@ CASES = (
     Case("shard of zeros, verified", "verify s", zeros, 3, "train-000000.tar"),
     Case("tiled TIFF in a shard", "verify s", shard_of(*sample("x", tiled_tiff(64, 32_768))), 3, "x.png"),
     Case("brackets in a shard", "verify s", shard_of(*sample("x", picture(1), table=b"[" * 100_000)), 3, "x.json"),
-    Case("a million classes", "inspect s", million_classes, 3, "classes.json"),
+    Case("a million classes", "inspect s", million_classes, 3, "run.json"),
     Case("recipe of 3 GB", "train --recipe r.toml --data d -o o", endless_recipe, 3, "r.toml"),
-    Case("recipe that leads out", "train --recipe r.toml --data d -o o", bad_recipe, 3, "dataset"),
+    Case("recipe that leads out", "recipes show r.toml", bad_recipe, 3, "data set"),
 )
 
 
