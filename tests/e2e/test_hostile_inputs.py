@@ -214,11 +214,15 @@ def shard_of(*members: tuple[str, bytes]) -> Callable[[Path], object]:
     return lambda folder: shard(folder / "s", list(members))
 
 
-def million_classes(folder: Path) -> None:
-    shard(folder / "s", sample("train-0000000-x", picture(1)))
-    (folder / "s" / ".synthmed").mkdir()
-    classes = [f"class {index}" for index in range(1_000_000)]
-    (folder / "s" / ".synthmed" / "run.json").write_text(json.dumps({"folder": {"classes": classes}}))
+def described(**fields: object) -> Callable[[Path], object]:
+    """Return what writes a folder of one shard that says this of itself."""
+
+    def make(folder: Path) -> None:
+        shard(folder / "s", sample("train-0000000-x", picture(1)))
+        (folder / "s" / ".synthmed").mkdir()
+        (folder / "s" / ".synthmed" / "run.json").write_text(json.dumps({"folder": fields}))
+
+    return make
 
 
 def endless_table(folder: Path) -> None:
@@ -234,10 +238,6 @@ def linked_folder(folder: Path) -> None:
 def endless_recipe(folder: Path) -> None:
     good_classes(folder / "d")
     sparse(folder / "r.toml", b'dataset = "x"\n', 3_000_000_000)
-
-
-def bad_recipe(folder: Path) -> None:
-    (folder / "r.toml").write_text('dataset = "../../x"\n')
 
 
 def big_text() -> bytes:
@@ -282,9 +282,9 @@ CASES = (
     Case("shard of zeros, verified", "verify s", zeros, 3, "train-000000.tar"),
     Case("tiled TIFF in a shard", "verify s", shard_of(*sample("x", tiled_tiff(64, 32_768))), 3, "x.png"),
     Case("brackets in a shard", "verify s", shard_of(*sample("x", picture(1), table=b"[" * 100_000)), 3, "x.json"),
-    Case("a million classes", "inspect s", million_classes, 3, "run.json"),
+    Case("a million classes", "inspect s", described(classes=[f"class {n}" for n in range(1_000_000)]), 3, "run.json"),
     Case("recipe of 3 GB", "train --recipe r.toml --data d -o o", endless_recipe, 3, "r.toml"),
-    Case("recipe that leads out", "recipes show r.toml", bad_recipe, 3, "data set"),
+    Case("folder that writes elsewhere", "inspect s", described(dataset="../../x"), 3, "run.json"),
 )
 
 
