@@ -10,7 +10,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,36 +155,38 @@ def fit_weights(
     given = {key: tensor for key, tensor in found.items() if not key.endswith(COUNTER)}
     # Some programs make floats of all tensors, whatever they are.
     given |= {key: found[key].to(counter.dtype) for key, counter in counters.items() if key in found}
-    shared = [key for key in wanted if key in given]
-    wrong = [
-        _first([f"{key} is missing" for key in wanted if key not in given and key not in counters], of=len(wanted)),
-        _first([f"{key} is not part of it" for key in given if key not in wanted]),
-        _first(
-            [
-                f"{key} has shape {list(given[key].shape)}, not {list(wanted[key].shape)}"
-                for key in shared
-                if given[key].shape != wanted[key].shape
-            ]
-        ),
-        _first(
-            [
-                f"{key} is of {given[key].dtype}, not of {wanted[key].dtype}"
-                for key in shared
-                if given[key].is_floating_point() != wanted[key].is_floating_point()
-            ]
-        ),
-    ]
-    if any(wrong):
-        raise CheckpointError(f"{path} does not hold the weights of {name}: {'; '.join(filter(None, wrong))}", remedy)
+    if faults := _faults(given, {key: value for key, value in wanted.items() if key in given or key not in counters}):
+        raise CheckpointError(f"{path} does not hold the weights of {name}: {'; '.join(faults)}", remedy)
     for key, tensor in given.items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path} has weights that are not finite: {key}", remedy)
     return counters | given
 
 
-def _first(faults: Sequence[str], of: int = 0) -> str:
-    """Return the first of some faults and in how many tensors there are such; nothing where there are none."""
-    return f"{faults[0]} ({len(faults)}{f' of {of}' if of else ''} tensors)" if faults else ""
+def _faults(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """Return for each kind of fault the first tensor that has it, and how many have."""
+    shared = [(key, given[key], wanted[key]) for key in wanted if key in given]
+    kinds = (
+        ([f"{key} is missing" for key in wanted if key not in given], f" of {len(wanted)}"),
+        ([f"{key} is not part of it" for key in given if key not in wanted], ""),
+        (
+            [
+                f"{key} has shape {list(tensor.shape)}, not {list(own.shape)}"
+                for key, tensor, own in shared
+                if tensor.shape != own.shape
+            ],
+            "",
+        ),
+        (
+            [
+                f"{key} is of {tensor.dtype}, not of {own.dtype}"
+                for key, tensor, own in shared
+                if tensor.is_floating_point() != own.is_floating_point()
+            ],
+            "",
+        ),
+    )
+    return [f"{faults[0]} ({len(faults)}{total} tensors)" for faults, total in kinds if faults]
 
 
 def hash_weights(tensors: Mapping[str, Tensor]) -> str:

@@ -406,6 +406,14 @@ def checkpoint(lightning_file: Callable[..., Path]) -> Path:
     return lightning_file(name="eye.ckpt", estimator_objective="x_0", clip_x0=True)
 
 
+def test_import_takes_the_place_of_no_file_that_it_reads(run: Run, checkpoint: Path) -> None:
+    before = checkpoint.read_bytes()
+    failed(run("checkpoints", "import", checkpoint, "--dataset", "airogs", "-o", checkpoint), 2, "take the place of")
+    other = checkpoint.rename(checkpoint.with_suffix(".safetensors"))
+    failed(run("checkpoints", "import", other, "--dataset", "airogs"), 2, "give another name with --output")
+    assert other.read_bytes() == before
+
+
 def test_import_info_and_export(run: Run, checkpoint: Path, tiny_tensors: dict[str, Any], tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file

@@ -68,10 +68,9 @@ def png(width: int, height: int, *chunks: tuple[bytes, bytes], bits: int = 8, co
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def flat_png(side: int, index: int) -> bytes:
+def flat_png(side: int, grey: int) -> bytes:
     """Return a small PNG of a large grey image."""
-    line = b"\0" + bytes([index]) * (3 * side)
-    return png(side, side, (b"IDAT", zlib.compress(line * side, 9)))
+    return png(side, side, (b"IDAT", zlib.compress((b"\0" + bytes([grey]) * side) * side, 1)), colour=0)
 
 
 def tiled_tiff(side: int, tile: int) -> bytes:
@@ -214,9 +213,15 @@ def shard_of(*members: tuple[str, bytes]) -> Callable[[Path], object]:
     return lambda folder: shard(folder / "s", list(members))
 
 
-def million_classes(folder: Path) -> None:
-    shard(folder / "s", sample("train-0000000-x", picture(1)))
-    (folder / "s" / "classes.json").write_text(json.dumps([f"class {index}" for index in range(1_000_000)]))
+def described(**fields: object) -> Callable[[Path], object]:
+    """Return what writes a folder of one shard that says this of itself."""
+
+    def make(folder: Path) -> None:
+        shard(folder / "s", sample("train-0000000-x", picture(1)))
+        (folder / "s" / ".synthmed").mkdir()
+        (folder / "s" / ".synthmed" / "run.json").write_text(json.dumps({"folder": fields}))
+
+    return make
 
 
 def endless_table(folder: Path) -> None:
@@ -234,11 +239,6 @@ def endless_recipe(folder: Path) -> None:
     sparse(folder / "r.toml", b'dataset = "x"\n', 3_000_000_000)
 
 
-def bad_recipe(folder: Path) -> None:
-    good_classes(folder / "d")
-    (folder / "r.toml").write_text('dataset = "../../x"\n')
-
-
 def big_text() -> bytes:
     """Return a good image with a compressed text of 200 MB beside its pixels."""
     whole = picture(1000)
@@ -252,7 +252,7 @@ IMPORT = "checkpoints import m.ckpt --dataset airogs"
 INFO = "checkpoints info m.safetensors"
 PREPARE = "prepare images d -o o --size 32"
 CASES = (
-    Case("four images of 64 million pixels", PREPARE, bombs, 0, ""),
+    Case("four images of 64 million pixels", f"{PREPARE} --workers 4", bombs, 0, ""),
     Case("image of 40 billion pixels", PREPARE, beside(png(200_000, 200_000)), 3, "too many pixels"),
     Case("text chunk of 200 MB", PREPARE, beside(big_text()), 0, ""),
     Case("tile of a billion pixels", PREPARE, beside(tiled_tiff(64, 32_768), "x.tif"), 3, "cannot be used"),
@@ -281,9 +281,9 @@ CASES = (
     Case("shard of zeros, verified", "verify s", zeros, 3, "train-000000.tar"),
     Case("tiled TIFF in a shard", "verify s", shard_of(*sample("x", tiled_tiff(64, 32_768))), 3, "x.png"),
     Case("brackets in a shard", "verify s", shard_of(*sample("x", picture(1), table=b"[" * 100_000)), 3, "x.json"),
-    Case("a million classes", "inspect s", million_classes, 3, "classes.json"),
+    Case("a million classes", "inspect s", described(classes=[f"class {n}" for n in range(1_000_000)]), 3, "run.json"),
     Case("recipe of 3 GB", "train --recipe r.toml --data d -o o", endless_recipe, 3, "r.toml"),
-    Case("recipe that leads out", "train --recipe r.toml --data d -o o", bad_recipe, 3, "dataset"),
+    Case("folder that writes elsewhere", "inspect s", described(dataset="../../x"), 3, "run.json"),
 )
 
 

@@ -244,9 +244,9 @@ def test_image_that_changes_while_it_is_used_is_noticed(shards: Path, tmp_path: 
 def test_same_bytes_are_not_decoded_again(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[str] = []
 
-    def decode(data: bytes, name: str) -> Any:
+    def decode(data: bytes, name: str, **options: Any) -> Any:
         decoded.append(name)
-        return decode_image(data, name)
+        return decode_image(data, name, **options)
 
     monkeypatch.setattr(sources, "decode_image", decode)
     cache = tmp_path / "cache"

@@ -69,9 +69,16 @@ class Frame:
     """Ways in which a file without its end could go on; the image is whole if they make no difference."""
 
     @property
+    def stored_size(self) -> tuple[int, int]:
+        """Width and height as Pillow is to see them."""
+        packed = self.grey is not None and self.grey.packed
+        return (-(-self.width * self.grey.bits // 8) if packed and self.grey else self.width), self.height
+
+    @property
     def memory(self) -> int:
         """Bytes that decoding takes, and what is done with the pixels after it."""
-        return self.width * self.height * self.bytes_a_pixel + self.buffers + 2 * len(self.data)
+        compared = 3 if self.endings else 0
+        return self.width * self.height * (self.bytes_a_pixel + compared) + self.buffers + 2 * len(self.data)
 
 
 def read_orientation(exif: bytes, xmp: bytes) -> int:

@@ -47,6 +47,8 @@ def decode_frame(frame: Frame, bits: int | None = None) -> tuple[ImageArray, int
 def _decode(frame: Frame, data: bytes, bits: int | None) -> tuple[ImageArray, int | None]:
     file = io.BytesIO(data)
     with _open(file, frame) as image:
+        if image.size != frame.stored_size:
+            raise BrokenImage("its header states two sizes")
         # Raises for a file cut short: Pillow fills the rest with grey only where LOAD_TRUNCATED_IMAGES is set.
         image.load()
         file.close()  # Pillow would keep the bytes, as long as the image
@@ -69,6 +71,8 @@ def _open(file: io.BytesIO, frame: Frame) -> Image.Image:
         if frame.values:
             raise OtherImage(f"has {frame.values}", "convert it to 8-bit grey or RGB") from error
         raise BrokenImage("its header is not valid") from error
+    except Image.DecompressionBombError as error:
+        raise BrokenImage("its header states two sizes") from error
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:

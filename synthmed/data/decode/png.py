@@ -77,10 +77,11 @@ def read_png(data: bytes) -> Frame:
     for chunk in chunks(data):
         if chunk.kind in _NEEDED and not chunk.valid:
             raise BrokenImage(f"wrong checksum in {chunk.kind.decode()}")
-        if chunk.kind == b"IHDR":
-            header = header or bytes(chunk.data)
-        if chunk.kind in (b"IHDR", b"PLTE"):
-            palette = palette or chunk.kind == b"PLTE"
+        if chunk.kind == b"IHDR" and not header:
+            header = bytes(chunk.data)
+            kept.append(chunk.whole)
+        elif chunk.kind == b"PLTE":
+            palette = True
             kept.append(chunk.whole)
         elif chunk.kind == b"tRNS":
             transparent = bytes(chunk.data)
@@ -90,8 +91,9 @@ def read_png(data: bytes) -> Frame:
             kept.append(chunk.whole if chunk.complete else _pack(b"IDAT", chunk.data))
         elif chunk.kind == b"eXIf":
             exif = bytes(chunk.data)
-        elif chunk.kind in (b"tEXt", b"zTXt", b"iTXt") and (text := _orienting_text(chunk)):
-            exif, xmp = text[0] or exif, text[1] or xmp
+        elif chunk.kind in (b"tEXt", b"zTXt", b"iTXt"):
+            text_exif, text_xmp = _orienting_text(chunk)
+            exif, xmp = exif or text_exif, xmp or text_xmp
     if len(header) < 13:
         raise BrokenImage("it has no header")
     width, height, depth, colour = struct.unpack_from(">IIBB", header)

@@ -28,13 +28,14 @@ def read_webp(data: bytes) -> Frame:
     Raises:
         BrokenImage: It has no image.
     """
-    kept, exif, xmp, size, seen = [], b"", b"", (0, 0), False
+    kept: list[tuple[bytes, bytes]] = []
+    exif, xmp, size, seen = b"", b"", (0, 0), False
     for kind, payload in _chunks(data):
         if kind == b"EXIF":
             exif = payload
         elif kind == b"XMP ":
             xmp = payload
-        elif kind == b"VP8X" and len(payload) >= 10:
+        elif kind == b"VP8X" and len(payload) >= 10 and not kept:
             size = _canvas(payload)
             kept.append((kind, bytes([payload[0] & _PLAIN_FLAGS]) + payload[1:]))
         elif kind in (b"ANIM", b"ALPH") or (kind in (*_STILL, b"ANMF") and not seen):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from synthmed.data.datasets import check_dataset_name
 from synthmed.data.labels import MAX_NAME, Classes
 from synthmed.data.shards.plan import RUN_FILE, SPLITS
 from synthmed.data.shards.samples import Entry, index_shard, plain_text, sample_kind
@@ -200,6 +201,8 @@ def read_description(folder: Path) -> dict[str, Any]:
         )
     try:
         _described_classes(described, described.get("classes", ()))
+        if "dataset" in described:
+            check_dataset_name(described["dataset"])
     except DataError as error:
         raise DataError(f"{path} cannot be used: {error}") from error
     return described

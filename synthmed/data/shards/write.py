@@ -20,7 +20,7 @@ from typing import IO, Any
 from synthmed.data.shards.plan import KEY_PATTERN, stats_path
 from synthmed.errors import DataError
 from synthmed.files.atomic import atomic_path, write_bytes
-from synthmed.files.content import hash_file, read_json
+from synthmed.files.content import read_json
 from synthmed.files.storage import file_size, naming_read_errors, naming_write_errors
 
 WRITE_BYTES = 1 << 20
@@ -104,7 +104,8 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> ShardStats:
     finished = None
     with contextlib.suppress(_FinishedMeanwhile), atomic_path(path) as part:
         rows = _write_tar(part, path.name, samples)
-        sha256, size = hash_file(part), part.stat().st_size
+        with open(part, "rb") as file:  # one that is gone is no bad input, as `hash_file` would have it
+            sha256, size = hashlib.file_digest(file, "sha256").hexdigest(), part.stat().st_size
         if (finished := read_stats(path)) is not None:
             raise _FinishedMeanwhile
     if finished is not None:

@@ -125,3 +125,22 @@ def test_any_file_is_an_image_or_a_data_error(data: bytes, changes: list[tuple[f
             return
     assert image.dtype == np.uint8
     assert image.shape[2:] == (3,)
+
+
+def test_second_header_does_not_change_the_size() -> None:
+    png = saved("PNG")
+    other = bytearray(saved("PNG", Image.new("RGB", (60_000, 2)))[8:33])
+    assert decode_image(png[:33] + bytes(other) + png[33:], "x").shape == (21, 17, 3)
+    bmp = bytearray(saved("BMP"))
+    bmp[18:22] = b"\xff\xff\xff\xff"
+    with pytest.raises(DataError, match="its header states two sizes"):
+        decode_image(bytes(bmp), "x")
+    jpeg = saved("JPEG")
+    frame = jpeg.index(b"\xff\xc0")
+    with pytest.raises(DataError, match="broken image"):
+        decode_image(jpeg[:frame] + jpeg[frame : frame + 19] + jpeg[frame:], "x")
+    webp = saved("WEBP", lossless=True)
+    small = b"VP8X" + (10).to_bytes(4, "little") + bytes(10)
+    assert decode_image(webp + small, "x").shape == (21, 17, 3)
+    with pytest.raises(DataError, match="broken image"):
+        decode_image(webp[:12] + small + webp[12:], "x")

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from synthmed.data.pixels import to_float
-from synthmed.errors import DataError
+from synthmed.errors import DataError, TrainingError
 from synthmed.generators.diffusion.config import VaeConfig
 from synthmed.generators.diffusion.networks.autoencoder import Autoencoder
 from synthmed.generators.diffusion.training import latents as module
-from synthmed.generators.diffusion.training.latents import encode_split, measure_latent_scale
+from synthmed.generators.diffusion.training.latents import LatentSet, encode_split, measure_latent_scale
 from synthmed.runtime.processes import Processes
 
 IMAGES = torch.randint(0, 256, (11, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -144,3 +144,13 @@ def test_process_that_comes_late_leaves_no_block_out(encode, tmp_path):
             time.sleep(0.01)
         second = encode(Images(), Threads(1, 2, barrier))
         assert torch.equal(first.result().latents, second.latents)
+
+
+def test_latents_that_are_not_finite_or_all_the_same_end_the_training(encode, autoencoder, tmp_path):
+    with torch.no_grad():
+        autoencoder.out_enc[1].conv.bias.fill_(torch.nan)
+    with pytest.raises(TrainingError, match="not finite for images 0 to 1"):
+        encode()
+    assert not list(tmp_path.rglob("*.safetensors"))
+    with pytest.raises(TrainingError, match="the same latents for all images"):
+        measure_latent_scale(LatentSet(torch.ones(4, 2, 3, 3), np.zeros(4, dtype=np.int64)), 2)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from synthmed.data.datasets import AIROGS, find_dataset, folder_info
 from synthmed.data.labels import Classes
@@ -38,6 +39,32 @@ def imported(path: Path, target: Path, **options):
 
 
 # ------------------------------------------------------------------------------------------------------- what is read
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.module."])
+def test_state_dict_alone_is_read_from_any_format_and_wrapper(lightning_file, tiny_tensors, tmp_path, prefix, capsys):
+    published = {"noise_estimator_kwargs": {"norm_name": ("GROUP", {"num_groups": 8})}}
+    expected = imported(lightning_file(**published), tmp_path / "a.safetensors")
+    whole = lightning_file(
+        lambda checkpoint: checkpoint.update(
+            state_dict={prefix + name: tensor for name, tensor in checkpoint["state_dict"].items()}
+        ),
+        **published,
+    )
+    found = imported(whole, tmp_path / "b.safetensors")
+    assert torch.equal(*(pipeline.sample([0], seeds=[1], steps=2) for pipeline in (expected, found)))
+    assert ("names are taken without" in capsys.readouterr().err) == bool(prefix)
+    # Alone it says nothing of its groups, of which 32 are published.
+    for name, write in (("w.safetensors", save_file), ("w.pth", torch.save)):
+        write({prefix + key: tensor.clone() for key, tensor in tiny_tensors.items()}, tmp_path / name)
+        with pytest.raises(CheckpointError, match="must be a multiple of norm_groups = 32"):
+            import_checkpoint(tmp_path / name, AIROGS, size=16)
+        assert "is taken for one with the published settings" in capsys.readouterr().err
+
+
+def test_model_file_of_synthmed_is_not_imported_again(tiny_model_file):
+    with pytest.raises(CheckpointError, match=r"is a model file of synthmed already \(synthmed checkpoints add\)"):
+        import_checkpoint(tiny_model_file, AIROGS)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
