@@ -20,6 +20,15 @@ _entered: dict[tuple[int, int], int] = {}
 """Device and inode of a folder that this process has entered -> its open descriptor, which holds the lock."""
 
 
+def _leave_folders() -> None:
+    while _entered:
+        os.close(_entered.popitem()[1])
+
+
+# A worker process that outlives a killed one for a moment is not at work.
+os.register_at_fork(after_in_child=_leave_folders)
+
+
 def try_lock(file: IO[bytes]) -> bool:
     """Lock a file for as long as it is open; `False` if somebody else has, or where files cannot be locked."""
     try:

@@ -47,6 +47,7 @@ def open_output(
     may_differ: Collection[str] = (),
     source: Mapping[str, str] | None = None,
     reads: Iterable[Path] = (),
+    shared: bool = True,
 ) -> bool:
     """Claim an output folder for one configuration.
 
@@ -58,6 +59,7 @@ def open_output(
         may_differ: Top-level keys whose new values replace those there; the caller has seen that this is right.
         source: Top-level keys that stand for what was given to read, each with its name for the user.
         reads: Files and folders that are to be read, which must not be removed.
+        shared: Whether several processes may do the same work in the folder at once.
 
     Returns:
         Whether the folder already held work of the same configuration, to go on with.
@@ -69,6 +71,8 @@ def open_output(
     path = folder / name
     wanted = json.loads(json.dumps(config))
     with naming_write_errors(folder), enter_folder(folder) as alone:
+        if not (shared or alone):
+            raise ResumeError(f"another command is at work in {folder}", "wait for its end, or use another folder")
         remove_stale_parts({folder, path.parent})
         # Another process in the folder may have emptied it for the same words already.
         if file_size(path) is not None and overwrite and alone:

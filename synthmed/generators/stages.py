@@ -115,6 +115,7 @@ def _claim(folder: Path, stage: Stage, context: StageContext, settings: Mapping[
             may_differ=longer,
             source=source,
             reads=[path for path in (context.start, request.vgg_weights) if path is not None],
+            shared=False,
         )
         write_json(folder / "version.json", {"synthmed_version": version.__version__})
     context.processes.wait()

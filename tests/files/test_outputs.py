@@ -7,6 +7,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -337,6 +339,8 @@ def test_folder_in_which_another_process_works_is_shared_but_not_changed(tmp_pat
                 claim(tmp_path, {**CONFIG, "seed": 2}, overwrite=overwrite)
         with pytest.raises(ResumeError, match="another command is at work"):
             open_output(tmp_path, {**CONFIG, "seed": 2}, name=".synthmed/run.json", may_differ=["seed"])
+        with pytest.raises(ResumeError, match=r"another command is at work in [^:]* \(wait for its end"):
+            open_output(tmp_path, CONFIG, name=".synthmed/run.json", shared=False)
         assert read_json(tmp_path / ".synthmed" / "run.json") == CONFIG and (tmp_path / "work").exists()
     assert claim(tmp_path, {**CONFIG, "seed": 2}, overwrite=True) is False
     assert not (tmp_path / "work").exists()
@@ -352,6 +356,27 @@ def test_other_processes_wait_while_one_decides_what_a_folder_is_for(tmp_path: P
     with enter_folder(tmp_path / "new") as alone:
         assert not alone
     os.close(descriptor)
+
+
+def test_worker_that_outlives_a_killed_process_is_not_at_work(tmp_path: Path) -> None:
+    script = """
+import os, signal, sys, pathlib
+from synthmed.files.locks import enter_folder
+with enter_folder(pathlib.Path(sys.argv[1])):
+    pass
+if os.fork() == 0:
+    print("forked", flush=True)
+    signal.pause()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "forked\n"
+        assert process.wait() == -signal.SIGKILL
+        with enter_folder(tmp_path) as alone:
+            assert alone
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_many_folders_are_not_held_for_ever(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def open_run(
     may_differ: Collection[str] = (),
     source: Mapping[str, str] | None = None,
     reads: Iterable[Path] = (),
+    shared: bool = True,
 ) -> bool:
     """Claim an output folder for one configuration and the shards it is made from; see `files.outputs.open_output`.
 
@@ -50,6 +51,7 @@ def open_run(
         may_differ=may_differ,
         source=source,
         reads=(*reads, *(given.folder for given in inputs.values())),
+        shared=shared,
     )
     _keep(path, inputs)
     return resumed

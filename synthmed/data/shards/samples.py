@@ -121,7 +121,7 @@ def _stated_rows(shard: Path, stats: ShardStats) -> dict[str, Mapping[str, Any]]
     try:
         return {str(row["key"]): row for row in stats.samples}
     except (KeyError, TypeError) as error:
-        raise DataError(f"{stats_path(shard)} is not a shard's stats file", "remove it") from error
+        raise DataError(f"{stats_path(shard)} is not the stats file of {shard.name}", "remove it") from error
 
 
 def _as_stated(entry: Entry, row: Mapping[str, Any]) -> Entry:

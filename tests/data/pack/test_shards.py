@@ -155,7 +155,7 @@ def test_what_shards_call_real_is_not_packed_as_synthetic(tmp_path: Path) -> Non
 def test_too_many_class_names_are_refused(tmp_path: Path) -> None:
     shard = write_tar(tmp_path / "0.tar", samples())
     (tmp_path / "classes.txt").write_text("\n".join(f"c{k}" for k in range(MAX_CLASSES + 1)))
-    with pytest.raises(DataError, match=f"there are {MAX_CLASSES + 1} names of classes"):
+    with pytest.raises(DataError, match=f"there are {MAX_CLASSES + 1} classes"):
         pack(shard, tmp_path / "out")
     (tmp_path / "classes.txt").write_bytes(b"a\n" * 600_000)
     with pytest.raises(DataError, match=r"classes\.txt is too large"):
