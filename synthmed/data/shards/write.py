@@ -21,9 +21,10 @@ from synthmed.data.shards.plan import KEY_PATTERN, stats_path
 from synthmed.errors import DataError
 from synthmed.files.atomic import atomic_path, write_bytes
 from synthmed.files.content import read_json
-from synthmed.files.storage import file_size, naming_read_errors, naming_write_errors
+from synthmed.files.storage import file_size, is_remote, naming_read_errors, naming_write_errors, read_range
 
 WRITE_BYTES = 1 << 20
+MAGIC_PLACE = 257, 5  # offset and length of the word by which a tar is known
 
 MetadataValue = str | int | float | bool
 
@@ -59,7 +60,7 @@ class ShardStats:
 
 
 def read_stats(shard: Path) -> ShardStats | None:
-    """Return the stats of a finished shard; None where the shard or its stats file is missing or the sizes differ.
+    """Return the stats of a finished shard; None where one of both is missing, the sizes differ or the shard is no tar.
 
     Raises:
         DataError: The stats file is not one of ours.
@@ -68,6 +69,9 @@ def read_stats(shard: Path) -> ShardStats | None:
     with naming_read_errors(shard):
         size = file_size(shard)
         if size is None or file_size(path) is None:
+            return None
+        # A power cut may leave a file of the right size without its content, which no store does.
+        if not is_remote(shard) and read_range(shard, *MAGIC_PLACE) != b"ustar":
             return None
     found = read_json(path)
     if not (isinstance(found, dict) and _are_stats(found) and found["shard"] == shard.name):
