@@ -113,6 +113,8 @@ def check_output(folder: Path, name: str | None = None) -> None:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             if not os.access(nearest, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        elif file_size(folder) is not None:
+            raise ResumeError(f"{folder} is not a folder", "use another name")
         if name is not None and _holds_files(folder) and file_size(folder / name) is None:
             raise ResumeError(f"{folder} is not empty and was not made by this command", "use another folder")
 

@@ -73,6 +73,7 @@ def write_data(folder: Path, classes: Classes, labels: Sequence[int]) -> Path:
         Sample(f"train-{index}", encode_image(image + index, "png"), "png", label, {"label": label, "synthetic": False})
         for index, label in enumerate(labels)
     ]
+    (folder / shard_name("train", 0)).unlink(missing_ok=True)  # a finished one would be left
     write_shard(folder / shard_name("train", 0), samples)
     info = FolderInfo(kind="real", dataset="eyes", classes=classes, size=16)
     write_json(folder / RUN_FILE, {"folder": info.as_config()})

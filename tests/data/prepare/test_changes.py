@@ -103,7 +103,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "added first": (lambda source: write_image(source / "a/0.png", 99), "a/0.png, 1 file"),
     "added last": (lambda source: write_image(source / "b/x.png", 99), "b/x.png, 1 file"),
     "removed": (lambda source: (source / "a/004.png").unlink(), "a/004.png, 1 file"),
-    "renamed": (lambda source: (source / "a/004.png").rename(source / "a/005.png"), "a/004.png, 2 files"),
+    "renamed": (lambda source: (source / "a/004.png").rename(source / "a/x.png"), "a/004.png, 2 files"),
     "new class": (lambda source: write_image(source / "c/x.png", 99), "c/x.png, 1 file"),
     "table": (relabel, "the list of its images with their labels and groups"),
 }
@@ -202,8 +202,8 @@ def test_change_in_the_same_tick_of_the_clock_is_noticed(source: Path, tmp_path:
 def test_image_that_changes_during_the_run_ends_it(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def scan_then_change(*arguments: Any) -> Any:
-        found = scan.scan_items(*arguments)
+    def scan_then_change(*arguments: Any, **options: Any) -> Any:
+        found = scan.scan_items(*arguments, **options)
         write_image(source / "b/011.png", 99)
         return found
 

@@ -390,7 +390,7 @@ def test_command_prints_the_counts_and_nothing_else_on_stdout(airogs: Path, tmp_
         (("images", ".", "-o", "out", "--exclude", ""), 2, "error: --exclude '' fits nothing"),
         (("crcdx", ".", "-o", "out", "--exclude", "a", "--exclude", "./"), 2, "error: --exclude './' fits nothing"),
         (("phantom", "-n", "5", "-o", "out"), 2, "error: too few phantoms: 5"),
-        (("phantom", "-n", "50", "--test", "1.5", "-o", "out"), 2, "error: --validation 0.1 and --test 1.5"),
+        (("phantom", "-n", "50", "--test", "0.95", "-o", "out"), 2, "error: --validation 0.1 and --test 0.95"),
         (("airogs", "x"), 2, "error: Missing option '--output'"),
         (("airogs", "x", "-o", "out", "--resize", "bend"), 2, "error: Invalid value for '--resize'"),
     ],

@@ -27,6 +27,7 @@ def write(folder: Path, number: int, seed: int) -> Path:
         for label in (0, 1)
     ]
     path = folder / shard_name("train", number)
+    path.unlink(missing_ok=True)  # a finished one would be left
     write_shard(path, samples)
     return path
 
