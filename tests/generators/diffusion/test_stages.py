@@ -189,6 +189,7 @@ def swap(shard):
 
 
 def make_anew(shard):
+    shard.unlink()  # a finished one would be left
     write_shard(shard, [Sample("a", encode_image(np.zeros((32, 32, 3), np.uint8), "png"), "png", 0, {})])
 
 
