@@ -392,7 +392,8 @@ def test_equal_command_that_finishes_meanwhile_is_not_disturbed(config, tmp_path
     out, batches, others = tmp_path / "out", Renderer.batches, []
 
     def state():
-        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in out.rglob("train-*r*[rn]")}
+        paths = [*out.glob("train-*.tar"), *out.glob(".synthmed/train-*.json")]
+        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
     def batches_after_the_other(self, images):
         monkeypatch.setattr(Renderer, "batches", batches)
