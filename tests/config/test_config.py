@@ -137,7 +137,7 @@ def test_wrong_override_is_named(change: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("diffusion.steps=0", r"steps is 0 \(it must be at least 1\)"),
+        ("diffusion.steps=0", r"steps is 0 \(it must be at least 1 and at most 100000000\)"),
         ("diffusion.batch_size=-1", "batch_size is -1"),
         ("diffusion.lr=0", "lr is 0"),
         ("diffusion.lr=nan", "lr is nan"),

@@ -51,7 +51,9 @@ def write_split(
         )
         for number in range(count)
     ]
-    write_shard(folder / shard_name(split, 0), samples)
+    path = folder / shard_name(split, 0)
+    path.unlink(missing_ok=True)  # a finished one would be left
+    write_shard(path, samples)
 
 
 def describe(folder: Path, kind: str, classes: Sequence[str] = ("healthy", "ill"), **more: object) -> Path:
@@ -193,9 +195,11 @@ def test_shards_that_have_changed_are_refused(run, real, synthetic, tmp_path, pl
 
 
 def test_weights_that_have_changed_are_refused(run, real, tmp_path, monkeypatch):
-    monkeypatch.setattr("synthmed.classifier.networks.load_weights_file", lambda *_: None)
+    monkeypatch.setattr(
+        "synthmed.classifier.networks.load_weights_file", lambda path, *_: {"w": torch.tensor(float(path.read_text()))}
+    )
     words = ("--real", real, "--arms", "real", "--seeds", 1, "--weights", tmp_path / "w.safetensors")
-    for content, expected in (("one", 0), ("two", 3)):
+    for content, expected in (("1", 0), ("2", 3)):
         (tmp_path / "w.safetensors").write_text(content)
         code, _, err = run(*words, "-o", tmp_path / "o")
         assert code == expected
@@ -329,7 +333,7 @@ def test_positive_class_comes_from_the_data_set(real, synthetic):
         (["--arms", "both"], "--synthetic is needed"),
         (["--arms", "real", "--model", "resnt18"], "did you mean resnet18"),
         (["--arms", "real", "--device", "gpu"], "unknown device"),
-        (["--arms", "real", "--pretrained", "--weights", "w"], "both given"),
+        (["--arms", "real", "--pretrained", "--weights", __file__], "both given"),
         (["--arms", "real", "--real-share", "2"], "--real-share"),
     ],
 )

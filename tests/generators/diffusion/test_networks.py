@@ -118,7 +118,9 @@ def test_channels_of_self_conditioning_and_variance(build: str) -> None:
 
 def test_networks_to_load_into_take_no_memory_but_know_their_frequencies() -> None:
     build = DiffusionBuild(unet=UnetConfig())
-    built = build_networks(DiffusionHeader(build, dataset="x", classes=Classes(("a", "b")), sampling=DiffusionSettings()))
+    built = build_networks(
+        DiffusionHeader(build, dataset="x", classes=Classes(("a", "b")), sampling=DiffusionSettings())
+    )
     parameters = [value for network in built.values() for value in network.parameters()]
     assert {value.device.type for value in parameters} == {"meta"}
     buffers = dict(built[DENOISER_PREFIX].named_buffers())
