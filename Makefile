@@ -9,7 +9,7 @@ demo: .venv/installed
 	$(BIN)/synthmed demo --output demo
 
 test: .venv/installed-test
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from synthmed.formats.headers import Header
     from synthmed.generators.diffusion.pipeline import Pipeline
     from synthmed.generators.diffusion.settings import DiffusionSettings
-    from synthmed.generators.family import Family, Generator
+    from synthmed.generators.family import Family, Generator, NotFiniteError
 
 __all__ = [
     "CheckpointError",
@@ -43,6 +43,7 @@ __all__ = [
     "IncompleteError",
     "InputError",
     "Interrupted",
+    "NotFiniteError",
     "Pipeline",
     "RecipeError",
     "ResumeError",
@@ -60,6 +61,7 @@ _TYPES = {
     "Family": "generators.family",
     "Generator": "generators.family",
     "Header": "formats.headers",
+    "NotFiniteError": "generators.family",
     "Pipeline": "generators.diffusion.pipeline",
 }
 
