@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
-
 from synthmed.errors import CheckpointError
 from synthmed.files.zips import open_zip
 from synthmed.formats import safetensors_files
@@ -43,7 +41,7 @@ DTYPES = {
     "ShortStorage": "<i2",
     "CharStorage": "i1",
     "ByteStorage": "u1",
-    "BoolStorage": "?",
+    "BoolStorage": "b1",
     "BFloat16Storage": "<i2",  # which numpy does not know; torch is told when it is read
 }
 # What safetensors calls the same numbers.
@@ -70,6 +68,11 @@ class Storage:
     key: str
     length: int
     start: int = 0
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of a number; the kind is one of `DTYPES`."""
+        return int(DTYPES[self.kind][-1])
 
     @property
     def floating(self) -> bool:
@@ -150,6 +153,7 @@ class CheckpointFile:
         Raises:
             CheckpointError: The tensor reaches beyond its storage, or the storage is not in the file.
         """
+        import numpy as np
         import torch
 
         with self._naming_errors():
@@ -169,7 +173,7 @@ class CheckpointFile:
         if storage.key not in self._places:
             raise CheckpointError(f"lacks the storage {storage.key[:100]!r}")
         first, num_bytes = self._places[storage.key]
-        itemsize = np.dtype(DTYPES[storage.kind]).itemsize
+        itemsize = storage.item_bytes
         if num_bytes != storage.length * itemsize:
             raise CheckpointError(f"declares {storage.length} values in a storage of {num_bytes} bytes")
         count = math.prod(tensor.shape)
@@ -261,7 +265,7 @@ def read_legacy(file: IO[bytes], size: int) -> Contents:
         storage = meaning.storages.get(key)
         if storage is None or storage.kind not in DTYPES:
             raise CheckpointError(f"has a storage of no known kind: {key[:100]!r}")
-        num_bytes = storage.length * np.dtype(DTYPES[storage.kind]).itemsize
+        num_bytes = storage.length * storage.item_bytes
         file.seek(first)
         if int.from_bytes(file.read(8), "little") != storage.length or first + 8 + num_bytes > size:
             raise CheckpointError(f"is cut short or broken at the storage {key[:100]!r}")
