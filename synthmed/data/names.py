@@ -125,7 +125,7 @@ def check_class_names(names: Sequence[str], place: Path) -> None:
             raise DataError(
                 f"the name of a class folder is not UTF-8 or cannot be printed: {place / name}", "rename it"
             )
-        other = meant.setdefault(normalise(unicodedata.normalize("NFC", name)), name)
+        other = meant.setdefault(normalise(name), name)
         if other != name:
             raise DataError(
                 f"{place} has two class folders whose names mean the same: {other!a} and {name!a}",

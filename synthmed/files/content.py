@@ -52,7 +52,7 @@ def parse_json(data: bytes, name: str) -> Any:
     try:
         text = data.decode()
         value = json.loads(
-            text, object_pairs_hook=_object, parse_constant=_number, parse_float=_number, parse_int=_whole_number
+            text, object_pairs_hook=unique_keys, parse_constant=_number, parse_float=_number, parse_int=_whole_number
         )
         # Only where there are escapes of surrogates or many brackets is there anything to look for.
         if "\\ud" in text or "\\uD" in text:
@@ -70,7 +70,12 @@ def parse_json(data: bytes, name: str) -> Any:
     return value
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON, for `json.loads`; readers differ in which of two equal keys they take.
+
+    Raises:
+        ValueError: A key stands twice.
+    """
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from synthmed.config.tables import shown, to_dict
 from synthmed.errors import CheckpointError
 from synthmed.files.atomic import atomic_file
-from synthmed.files.content import hash_file, hash_json
+from synthmed.files.content import hash_file, hash_json, unique_keys
 from synthmed.formats.diffusers_files import (
     AutoencoderKLConfig,
     read_config_beside,
@@ -25,7 +25,7 @@ from synthmed.formats.diffusers_files import (
     with_present_names,
 )
 from synthmed.formats.headers import Header, table_of_diffusers, table_of_version_1
-from synthmed.formats.safetensors_files import read_file, unique
+from synthmed.formats.safetensors_files import read_file
 from synthmed.formats.torch_files import CheckpointFile, StoredTensor
 from synthmed.formats.weight_files import find_tensors
 from synthmed.runtime import version
@@ -92,7 +92,7 @@ def read_table(path: Path) -> dict[str, Any]:
     if found := _foreign_config(path):
         return table_of_diffusers(found, path)
     try:
-        stored = json.loads(read_file(path).metadata["synthmed"], object_pairs_hook=unique)
+        stored = json.loads(read_file(path).metadata["synthmed"], object_pairs_hook=unique_keys)
         version = stored["format_version"]
         if version not in (1, FORMAT_VERSION):
             raise CheckpointError(

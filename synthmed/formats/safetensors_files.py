@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from synthmed.config.tables import shown
 from synthmed.errors import CheckpointError
+from synthmed.files.content import unique_keys
 
 MAX_LIST_BYTES = 4 << 20  # a list of 10,000 tensors has half of that
 MAX_DIMENSIONS = 16
@@ -69,7 +70,7 @@ def read_contents(file: IO[bytes], size: int) -> Contents:
     if not 2 <= length <= min(MAX_LIST_BYTES, size - LENGTH_BYTES):
         raise CheckpointError("is not a safetensors file")
     try:
-        table = json.loads(file.read(length).decode(), object_pairs_hook=unique)
+        table = json.loads(file.read(length).decode(), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise CheckpointError("is not a safetensors file") from error
     if not isinstance(table, dict):
@@ -101,14 +102,6 @@ def read_file(path: Path) -> Contents:
         raise CheckpointError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     except CheckpointError as error:
         raise CheckpointError(f"{path} {error}", REMEDY) from error
-
-
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON in which no name stands twice: readers differ in which of them they take."""
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("a name stands twice")
-    return table
 
 
 def _place(name: str, entry: Any, begin: int) -> Place:

@@ -109,11 +109,9 @@ def open_folder(folder: Path, split: str) -> ShardFolder:
 
 def find_splits(folder: Path) -> list[str]:
     """Return the splits of which a folder has shards: train, validation, test, and other words after them."""
-    found = _list_shards(folder)
-    with naming_read_errors(folder):
-        others = [path for path in list_folder(folder) if path.suffix == ".tar"] if found else []
-    if other := sorted(set(others) - {path for _, path in found}):
-        log(f"{folder}: {len(other)} tars are passed over, not called SPLIT-NUMBER.tar: {other[0].name}")
+    found, others = _list_tars(folder)
+    if found and others:
+        log(f"{folder}: {len(others)} tars are passed over, not called SPLIT-NUMBER.tar: {others[0].name}")
     return sort_splits({split for split, _ in found})
 
 
@@ -129,7 +127,7 @@ def find_shards(folder: Path, split: str) -> list[Path]:
     Raises:
         DataError: No such folder or split; the splits that there are, are named.
     """
-    found = _list_shards(folder)
+    found, _ = _list_tars(folder)
     shards = [path for its_split, path in found if its_split == split]
     if not found:
         refuse_without_shards(folder)
@@ -175,12 +173,16 @@ def find_lengths(folder: Path, split: str, shards: Iterable[Path]) -> dict[Path,
     return found
 
 
-def _list_shards(folder: Path) -> list[tuple[str, Path]]:
-    """Return the split and path of all shards, by split and number."""
+def _list_tars(folder: Path) -> tuple[list[tuple[str, Path]], list[Path]]:
+    """Return the split and path of all shards, by split and number, and the tars that are not called so, by name."""
+    found, others = [], []
     with naming_read_errors(folder):
-        matches = ((SHARD_PATTERN.fullmatch(path.name), path) for path in list_folder(folder))
-        found = [(match["split"], int(match["number"]), path) for match, path in matches if match]
-    return [(split, path) for split, _, path in sorted(found)]
+        for path in list_folder(folder):
+            if match := SHARD_PATTERN.fullmatch(path.name):
+                found.append((match["split"], int(match["number"]), path))
+            elif path.suffix == ".tar":
+                others.append(path)
+    return [(split, path) for split, _, path in sorted(found)], others
 
 
 def read_description(folder: Path) -> dict[str, Any]:
