@@ -11,17 +11,16 @@ import typer
 
 from synthmed.cli import prepare_options as options
 from synthmed.cli.common import (
-    BitsOption,
     ExcludeOption,
     JsonOption,
     OverwriteOption,
     PositiveOption,
     SeedOption,
     ShardsOutputOption,
-    SourceTermsOption,
     print_json,
     print_table,
 )
+from synthmed.cli.groups import grouped
 from synthmed.data.datasets import AIROGS, CRCDX, PHANTOM_FUNDUS, DataSetInfo, chexpert_info
 from synthmed.data.shards.card import NOT_STATED
 
@@ -46,24 +45,18 @@ def prepare_command(context: typer.Context) -> None:
 
 
 @prepare_app.command("airogs", epilog="Example: synthmed prepare airogs ~/airogs -o data/airogs")
+@grouped(job=options.release_job)
 def prepare_airogs(
+    *,
     source: options.SourceArgument,
-    output: ShardsOutputOption,
+    job: dict[str, Any],
     groups: options.AirogsGroupsOption = None,
     exclude: ExcludeOption = None,
     size: options.SizeOption = AIROGS.size,
     resize: options.ResizeOption = AIROGS.resize,
     validation: options.ValidationOption = 0.1,
     test: options.TestOption = 0.3,
-    max_bad: options.MaxBadOption = 0.01,
-    image_format: options.FormatOption = "png",
-    bits: BitsOption = None,
     name: options.NameOption = None,
-    source_license: SourceTermsOption = NOT_STATED,
-    workers: options.WorkersOption = None,
-    seed: SeedOption = 0,
-    overwrite: OverwriteOption = False,
-    json: JsonOption = False,
 ) -> None:
     """AIROGS fundus photographs, prepared as published by default.
 
@@ -72,27 +65,21 @@ def prepare_airogs(
     """
     from synthmed.data.prepare.releases import read_airogs
 
-    _prepare(read_airogs(source, groups, exclude or ()), locals())
+    _prepare(read_airogs(source, groups, exclude or ()), locals() | job)
 
 
 @prepare_app.command("crcdx", epilog="Example: synthmed prepare crcdx ~/CRC_DX -o data/crcdx")
+@grouped(job=options.release_job)
 def prepare_crcdx(
+    *,
     source: options.SourceArgument,
-    output: ShardsOutputOption,
+    job: dict[str, Any],
     exclude: ExcludeOption = None,
     size: options.SizeOption = CRCDX.size,
     resize: options.ResizeOption = CRCDX.resize,
     validation: options.OwnValidationOption = 0.1,
     test: options.OwnTestOption = 0.3,
-    max_bad: options.MaxBadOption = 0.01,
-    image_format: options.FormatOption = "png",
-    bits: BitsOption = None,
     name: options.NameOption = None,
-    source_license: SourceTermsOption = NOT_STATED,
-    workers: options.WorkersOption = None,
-    seed: SeedOption = 0,
-    overwrite: OverwriteOption = False,
-    json: JsonOption = False,
 ) -> None:
     """CRCDX histology tiles, prepared as published by default.
 
@@ -102,15 +89,17 @@ def prepare_crcdx(
     """
     from synthmed.data.prepare.releases import read_crcdx
 
-    _prepare(read_crcdx(source, exclude or ()), locals())
+    _prepare(read_crcdx(source, exclude or ()), locals() | job)
 
 
 @prepare_app.command(
     "chexpert", epilog="Example: synthmed prepare chexpert ~/CheXpert-v1.0-small -o data/chexpert --finding Edema"
 )
+@grouped(job=options.release_job)
 def prepare_chexpert(
+    *,
     source: options.SourceArgument,
-    output: ShardsOutputOption,
+    job: dict[str, Any],
     finding: options.FindingOption = "Cardiomegaly",
     uncertain: options.UncertainOption = "positive",
     blank: options.BlankOption = "negative",
@@ -119,15 +108,7 @@ def prepare_chexpert(
     resize: options.ResizeOption = CHEXPERT.resize,
     validation: options.ValidationOption = 0.1,
     test: options.TestOption = 0.3,
-    max_bad: options.MaxBadOption = 0.01,
-    image_format: options.FormatOption = "png",
-    bits: BitsOption = None,
     name: options.NameOption = None,
-    source_license: SourceTermsOption = NOT_STATED,
-    workers: options.WorkersOption = None,
-    seed: SeedOption = 0,
-    overwrite: OverwriteOption = False,
-    json: JsonOption = False,
 ) -> None:
     """CheXpert's frontal chest X-rays, prepared as published by default.
 
@@ -136,15 +117,17 @@ def prepare_chexpert(
     """
     from synthmed.data.prepare.chexpert import read_chexpert
 
-    _prepare(read_chexpert(source, finding, uncertain, blank, exclude or ()), locals())
+    _prepare(read_chexpert(source, finding, uncertain, blank, exclude or ()), locals() | job)
 
 
 @prepare_app.command(
     "images", epilog="Example: synthmed prepare images tiles -o data/tiles --group-pattern '^[^_]+_[^_]+'"
 )
+@grouped(job=options.release_job)
 def prepare_images(
+    *,
     source: options.FoldersArgument,
-    output: ShardsOutputOption,
+    job: dict[str, Any],
     labels: options.LabelsOption = None,
     image_column: options.ImageColumnOption = None,
     label_column: options.LabelColumnOption = None,
@@ -157,15 +140,7 @@ def prepare_images(
     resize: options.ResizeOption = DataSetInfo.resize,
     validation: options.ValidationOption = 0.1,
     test: options.TestOption = 0.3,
-    max_bad: options.MaxBadOption = 0.01,
-    image_format: options.FormatOption = "png",
-    bits: BitsOption = None,
     name: options.FolderNameOption = None,
-    source_license: SourceTermsOption = NOT_STATED,
-    workers: options.WorkersOption = None,
-    seed: SeedOption = 0,
-    overwrite: OverwriteOption = False,
-    json: JsonOption = False,
 ) -> None:
     """Any images, in one folder per class or with a table of their labels.
 
@@ -182,7 +157,7 @@ def prepare_images(
     else:
         names.check_table(groups)
         release = read_image_folders(source, name, group_pattern, groups, positive, names, exclude or ())
-    _prepare(release, locals())
+    _prepare(release, locals() | job)
 
 
 @prepare_app.command("phantom", epilog="Example: synthmed prepare phantom -n 2000 --size 64 -o data/phantom")

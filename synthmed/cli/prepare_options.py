@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from synthmed.cli.common import dataset_word
+from synthmed.cli.common import (
+    BitsOption,
+    JsonOption,
+    OverwriteOption,
+    SeedOption,
+    ShardsOutputOption,
+    SourceTermsOption,
+    dataset_word,
+)
 from synthmed.config.limits import MAX_PHANTOMS, MAX_THREADS
+from synthmed.data.shards.card import NOT_STATED
 
 SourceArgument = Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder into which the release was unpacked.")]
 SizeOption = Annotated[
@@ -39,26 +48,20 @@ MaxBadOption = Annotated[
 FormatOption = Annotated[
     Literal["png", "webp", "jpg"], typer.Option("--image-format", help="png and webp are lossless; jpg has quality 95.")
 ]
-NameOption = Annotated[
-    str | None,
-    typer.Option(
+
+
+def _name(shown: str) -> Any:
+    return typer.Option(
         "--name",
         parser=dataset_word,
         metavar="NAME",
         help="Name of the data set in the shards.",
-        show_default="the data set's own name",
-    ),
-]
-FolderNameOption = Annotated[
-    str | None,
-    typer.Option(
-        "--name",
-        parser=dataset_word,
-        metavar="NAME",
-        help="Name of the data set in the shards.",
-        show_default="the name of SOURCE",
-    ),
-]
+        show_default=shown,
+    )
+
+
+NameOption = Annotated[str | None, _name("the data set's own name")]
+FolderNameOption = Annotated[str | None, _name("the name of SOURCE")]
 WorkersOption = Annotated[
     int | None,
     typer.Option(
@@ -174,3 +177,18 @@ NumImagesOption = Annotated[
 PhantomSizeOption = Annotated[
     int, typer.Option("--size", min=32, max=1024, help="Width and height of the images, in pixels.")
 ]
+
+
+def release_job(
+    output: ShardsOutputOption,
+    max_bad: MaxBadOption = 0.01,
+    image_format: FormatOption = "png",
+    bits: BitsOption = None,
+    source_license: SourceTermsOption = NOT_STATED,
+    workers: WorkersOption = None,
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> dict[str, Any]:
+    """Return what is asked for alike of every release that is read from files, by the names of the options."""
+    return locals()
