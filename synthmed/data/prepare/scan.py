@@ -159,28 +159,32 @@ def scan_items(
     Raises:
         Interrupted: A signal came; what was scanned is kept.
     """
-    rows: list[tuple[RawItem, Row]] = []
+    # Of a million rows only what is needed behind the last of them is kept.
+    checked: list[tuple[RawItem, str | Problem]] = []
     alike: dict[str, dict[int, RawItem]] = {}  # pixels -> label -> the first image of both
     depths = DepthNote(bits)
     min_side = max(MIN_SIDE, size // 2)
     for item, row in scan_rows(items, output, lambda item: _check_item(item, min_side, bits), workers, stop):
-        rows.append((item, row))
         depths.add(row)
         if "pixels" in row:
+            item = checked_item(item, row)
+            checked.append((item, row["pixels"]))
             alike.setdefault(row["pixels"], {}).setdefault(item.label, item)
+        else:
+            checked.append((item, Problem(item.source, row["reason"], row["detail"])))
     usable: list[RawItem] = []
     problems: list[Problem] = []
-    for item, row in rows:
-        if "pixels" not in row:
-            problems.append(Problem(item.source, row["reason"], row["detail"]))
-        elif len(of_label := alike[row["pixels"]]) > 1:
+    for item, found in checked:
+        if isinstance(found, Problem):
+            problems.append(found)
+        elif len(of_label := alike[found]) > 1:
             other = next(of_label[label] for label in of_label if label != item.label)
             detail = f"{classes[item.label]} here, same pixels as {other.source}, which is {classes[other.label]}"
             problems.append(Problem(item.source, "label conflict", detail))
         elif (first := of_label[item.label]) is not item:
             problems.append(Problem(item.source, "duplicate", f"same pixels as {first.source}"))
         else:
-            usable.append(checked_item(item, row))
+            usable.append(item)
     depths.log()
     return usable, problems
 
