@@ -50,6 +50,7 @@ class VaeConfig:
         return math.prod(self.strides)
 
 
+Objective = Literal["eps", "x_0", "v"]
 FirstStageConfig = VaeConfig | AutoencoderKLConfig
 
 
@@ -62,7 +63,9 @@ class UnetConfig:
     strides: tuple[int, ...] = described((1, 2, 2, 2), "stride into each level; unet2 does not use the last")
     norm_groups: int = described(32, "groups of each group norm")
     emb_channels: int = described(1024, "width of the time and label embedding")
-    objective: Literal["eps", "x_0"] = described("eps", "what the network predicts: the noise or the clean latents")
+    objective: Literal["eps", "x_0", "v"] = described(
+        "eps", "what the network predicts: the noise, the clean latents, or v, their difference on the way to the noise"
+    )
     conditional: bool = described(True, "class-conditional; if false the model has exactly one class")
     learned_variance: bool = described(
         False, "also predicts a variance, which no sampler uses; only imported models have it"

@@ -34,12 +34,23 @@ class NoiseSchedule:
         """T, the number of timesteps of the forward process."""
         return len(self.betas)
 
+    @property
+    def log_snr(self) -> Tensor:
+        """Log of signal to noise, of their powers, at each timestep: [T] float64, falling."""
+        acp = self.alphas_cumprod.double()
+        return acp.log() - (-acp).log1p()
+
     def add_noise(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Return x_t for clean latents and noise [N, ...] at timesteps t [N] int64."""
         shape = (-1, *[1] * (x_0.ndim - 1))
         signal = self.sqrt_alphas_cumprod.to(x_0.device)[t].view(shape)
         noise = self.sqrt_one_minus_alphas_cumprod.to(x_0.device)[t].view(shape)
         return signal * x_0 + noise * eps
+
+    def velocity(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """Return v = sqrt(acp_t) eps - sqrt(1 - acp_t) x_0 (Salimans and Ho 2022, app. D), arguments as `add_noise`."""
+        # The forward process of the noise, which goes to the latents' negative.
+        return self.add_noise(eps, -x_0, t)
 
 
 def build_schedule(config: ScheduleConfig) -> NoiseSchedule:

@@ -10,6 +10,9 @@ from synthmed.config.fields import described
 from synthmed.errors import RecipeError
 from synthmed.training.config import StageConfig
 
+MAX_LOG_SNR = 20.0
+MIN_LOG_SNR_DEVIATION = 0.1
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig(StageConfig):
@@ -48,10 +51,33 @@ class AdversarialConfig(AutoencoderConfig):
 
 
 @dataclass(frozen=True)
-class DiffusionConfig(StageConfig):
-    """Training of the denoiser."""
+class DenoisingConfig(StageConfig):
+    """What every training that removes noise can be told."""
 
     loss: Literal["l1", "mse"] = described("l1", "distance of what is predicted from what is true")
+    timesteps: Literal["uniform", "normal"] = described(
+        "uniform", "how timesteps are drawn: evenly, or so that the log of signal to noise is normal"
+    )
+    log_snr_mean: float = described(0.0, "for normal timesteps: mean of log(signal / noise), of their powers")
+    log_snr_deviation: float = described(2.0, "for normal timesteps: its standard deviation")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not -MAX_LOG_SNR <= self.log_snr_mean <= MAX_LOG_SNR:
+            raise RecipeError(
+                f"log_snr_mean is {self.log_snr_mean}", f"it must be in {-MAX_LOG_SNR:g} .. {MAX_LOG_SNR:g}"
+            )
+        if not MIN_LOG_SNR_DEVIATION <= self.log_snr_deviation <= MAX_LOG_SNR:
+            raise RecipeError(
+                f"log_snr_deviation is {self.log_snr_deviation}",
+                f"it must be in {MIN_LOG_SNR_DEVIATION:g} .. {MAX_LOG_SNR:g}",
+            )
+
+
+@dataclass(frozen=True)
+class DiffusionConfig(DenoisingConfig):
+    """Training of the denoiser."""
+
     label_dropout: float = described(0.1, "share of samples trained without their label")
     label_dropout_of: Literal["sample", "batch"] = described("sample", "what one coin decides for")
     latents: Literal["mean", "sample"] = described("mean", "what of the autoencoder's posterior is trained on")

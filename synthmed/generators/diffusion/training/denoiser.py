@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from synthmed.data.pixels import to_rgb_arrays, to_uint8
 from synthmed.data.sheets import contact_sheet
@@ -25,6 +23,7 @@ from synthmed.generators.diffusion.networks.unet import Denoiser, build_denoiser
 from synthmed.generators.diffusion.pipeline import Pipeline
 from synthmed.generators.diffusion.schedule import NoiseSchedule, build_schedule
 from synthmed.generators.diffusion.training.config import DiffusionConfig
+from synthmed.generators.diffusion.training.denoising import Denoising
 from synthmed.generators.diffusion.training.latents import LatentSet
 from synthmed.runtime.seeds import derive_seed, torch_generator
 from synthmed.training.draw import Draw
@@ -37,7 +36,7 @@ PREVIEW_STEPS = 20
 
 
 class DiffusionStep(TrainingStep):
-    """Add noise, predict it or the clean latents, compare."""
+    """Add noise, predict what the network's objective names, compare."""
 
     network: Denoiser
 
@@ -45,35 +44,23 @@ class DiffusionStep(TrainingStep):
         self, network: Denoiser, config: DiffusionConfig, schedule: NoiseSchedule, latent_scale: float
     ) -> None:
         super().__init__()
-        self.network, self.config = network, config
-        self.schedule, self.latent_scale = schedule, latent_scale
+        self.network, self.config, self.latent_scale = network, config, latent_scale
+        self.denoising = Denoising(config, schedule, network.config.objective)
 
     def forward(self, batch: list[Tensor], draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of latents [N, Z or 2 Z, h, w] float32 with labels [N] int64."""
         latents, labels = batch
         if self.config.latents == "sample":
             latents = sample_latents(latents, draw.normal(latents.shape[1] // 2, *latents.shape[2:]))
-        t = (draw.uniform() * self.schedule.num_timesteps).long()
+        t = self.denoising.timesteps(draw.uniform())
         eps = draw.normal(*latents.shape[1:])
         coins = draw.uniform() if self.config.label_dropout_of == "sample" else draw.coin().expand(len(labels))
         labels = labels.masked_fill(coins < self.config.label_dropout, NULL_LABEL)
         return self.loss(latents * self.latent_scale, eps, t, labels), {}
 
     def loss(self, x_0: Tensor, eps: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean distance of real and predicted noise, or of real and predicted clean latents.
-
-        Args:
-            x_0: Clean latents [N, Z, h, w] float32, scaled.
-            eps: Noise, likewise.
-            t: Timesteps [N] int64.
-            labels: Classes [N] int64.
-        """
-        if self.schedule.betas.device != x_0.device:  # once: copies of every step would wait for the device
-            fields = dataclasses.fields(self.schedule)
-            self.schedule = NoiseSchedule(*(getattr(self.schedule, field.name).to(x_0.device) for field in fields))
-        predicted = self.network(self.schedule.add_noise(x_0, eps, t), t, labels).float()
-        target = x_0 if self.network.config.objective == "x_0" else eps
-        return (functional.l1_loss if self.config.loss == "l1" else functional.mse_loss)(predicted, target)
+        """Return the loss of scaled latents x_0 [N, Z, h, w] with noise eps at timesteps t [N], labels [N] int64."""
+        return self.denoising.loss(lambda x_t, at: self.network(x_t, at, labels), x_0, eps, t)
 
 
 class DiffusionTask:
@@ -116,9 +103,9 @@ class DiffusionTask:
         generator = torch_generator(self.seed, "validation")
         x_0 = self.validation.latents[:count, :channels] * self.step.latent_scale
         eps = torch.randn(x_0.shape, generator=generator)
-        t = ((torch.randperm(count, generator=generator) + 0.5) / count * self.step.schedule.num_timesteps).long()
+        t = self.step.denoising.timesteps((torch.randperm(count, generator=generator) + 0.5) / count)
         labels = self.validation.labels[:count]
-        step = DiffusionStep(network, self.config, self.step.schedule, self.step.latent_scale)
+        step = DiffusionStep(network, self.config, self.step.denoising.schedule, self.step.latent_scale)
         total = 0.0
         for first in range(0, count, VALIDATION_BATCH):
             rows = slice(first, first + VALIDATION_BATCH)
