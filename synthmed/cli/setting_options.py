@@ -16,9 +16,17 @@ from synthmed.generators.families import FAMILIES
 
 
 def given_settings(**options: Any) -> dict[str, Any]:
-    """Return the settings that the user has given, by name; a group of options."""
+    """Return the settings that the user has given, by name; a group of options.
+
+    Raises:
+        UsageError: One that is turned off has a value too.
+    """
     plain = {name: value.value if isinstance(value, Enum) else value for name, value in options.items()}
-    return {name: value for name, value in plain.items() if value is not None}
+    given = {name: value for name, value in plain.items() if value is not None}
+    for name, entry in _fields().items():
+        if given.pop(_off(name), False) and given.setdefault(name, 0):
+            raise UsageError(f"--{entry.metadata['off']} with --{_words(name)} {given[name]}", "give one of them")
+    return given
 
 
 def resolve_settings(header: Header[Any, Any], given: Mapping[str, Any]) -> Any:
@@ -65,10 +73,24 @@ def _option(name: str, entry: dataclasses.Field[Any]) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
+def _off_option(name: str, entry: dataclasses.Field[Any]) -> inspect.Parameter:
+    off = entry.metadata["off"]
+    option = typer.Option(f"--{off}", help=f"As --{_words(name)} 0.", show_default=False)
+    return inspect.Parameter(
+        _off(name), inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option]
+    )
+
+
+def _off(name: str) -> str:
+    """Return the name of the argument that turns a setting off."""
+    return f"no_{name}"
+
+
 def _words(name: str) -> str:
     return name.replace("_", "-")
 
 
 given_settings.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
     [_option(name, entry) for name, entry in _fields().items()]
+    + [_off_option(name, entry) for name, entry in _fields().items() if entry.metadata["off"]]
 )

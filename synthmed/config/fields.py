@@ -21,6 +21,7 @@ def described(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: Sequence[str] = (),
+    off: str = "",
 ) -> Any:
     """Return a dataclass field that knows what it means and how the command line takes it.
 
@@ -31,8 +32,9 @@ def described(
         minimum: Smallest value that the command line takes.
         maximum: Largest one.
         choices: The words that the command line takes.
+        off: Name of the option that stands for 0.
     """
-    hints = {"option": option, "minimum": minimum, "maximum": maximum, "choices": tuple(choices)}
+    hints = {"option": option, "minimum": minimum, "maximum": maximum, "choices": tuple(choices), "off": off}
     return field(default=default, metadata={"meaning": meaning, **hints})
 
 

@@ -100,6 +100,30 @@ def to_dict(config: Any) -> dict[str, Any]:
     return {key: _plain(value) for key, value in dataclasses.asdict(config).items()}
 
 
+def to_marks(settings: Any) -> dict[str, Any]:
+    """Return settings as samples and folders keep them: without what can be off and is.
+
+    So what was made without it says the same as before there was such a thing.
+    """
+    fields = {entry.name: entry.metadata for entry in dataclasses.fields(settings)}
+    return {key: value for key, value in to_dict(settings).items() if value or not fields[key].get("off")}
+
+
+def from_marks(cls: type[T], table: Mapping[str, Any], where: str) -> T:
+    """Return the settings that `to_marks` gave, among whatever else a table says.
+
+    Raises:
+        RecipeError: One is missing or of the wrong type.
+    """
+    marks = {}
+    for entry in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if entry.name in table:
+            marks[entry.name] = table[entry.name]
+        elif not entry.metadata.get("off"):
+            raise RecipeError(f"{where} has no {entry.name}")
+    return from_dict(cls, marks, where)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(entry) for key, entry in value.items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from synthmed.config.fields import MAX_SIDE
-from synthmed.config.tables import from_dict, shown, to_dict
+from synthmed.config.tables import from_dict, shown, to_dict, to_marks
 from synthmed.data.datasets import check_dataset_name
 from synthmed.data.labels import Classes
 from synthmed.errors import CheckpointError, DataError, RecipeError, nearest
@@ -109,7 +109,7 @@ class Header(Generic[Build, Sampling]):
             "labels": {**names, "positive": self.classes.positive},
             "image": {"height": height, "width": width},
             "build": to_dict(self.build),
-            "sampling": None if self.sampling is None else to_dict(self.sampling),
+            "sampling": None if self.sampling is None else to_marks(self.sampling),
             "training": self.training,
         }
 

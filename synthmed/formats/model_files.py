@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 2
 AUTOENCODER_PREFIX = "latent_embedder."
 DENOISER_PREFIX = "noise_estimator."
+DETAIL_PREFIX = "detail."
 
 
 def save_model(path: Path, header: Header[Any, Any], tensors: Mapping[str, Tensor], *, half: bool = False) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthmed.config.limits import MAX_IMAGES, MAX_RANKS, MAX_SEED, MAX_SHARDS, MAX_WORKERS
-from synthmed.config.tables import to_dict
+from synthmed.config.tables import to_marks
 from synthmed.data.shards.card import NOT_STATED, FolderInfo
 from synthmed.data.shards.plan import count_shards, interleave, shard_lengths
 from synthmed.errors import UsageError
@@ -97,7 +97,7 @@ class GenerateConfig:
             "shards": self.shards,
             "seed": self.seed,
             # The name is older than the other families.
-            "sampler": to_dict(self.settings),
+            "sampler": to_marks(self.settings),
             **self.header.family_mark,
             "precision": self.precision,
             "workers": self.workers,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synthmed.config.tables import from_dict, shown
+from synthmed.config.tables import from_marks, shown
 from synthmed.data.images import SHARD_KINDS, decode_image
 from synthmed.data.shards.read import find_shards
 from synthmed.data.shards.samples import index_shard, read_image_bytes
@@ -106,10 +105,9 @@ def _settings(metadata: dict[str, Any], header: Header[Any, Any], key: str) -> A
     family = metadata.get("family", DEFAULT_FAMILY)
     if family != header.family:
         raise DataError(f"{key} was made by the family {shown(family)}, its model is of the family {header.family}")
-    settings = FAMILIES[header.family].settings
     try:
-        return from_dict(settings, {field.name: metadata[field.name] for field in dataclasses.fields(settings)}, key)
-    except (KeyError, RecipeError) as error:
+        return from_marks(FAMILIES[header.family].settings, metadata, key)
+    except RecipeError as error:
         raise _silent(key, error) from error
 
 

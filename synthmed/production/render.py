@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from synthmed.config.tables import to_dict
+from synthmed.config.tables import to_marks
 from synthmed.data.images import encode_image
 from synthmed.data.pixels import to_rgb_arrays
 from synthmed.data.shards.plan import safe_key
@@ -109,7 +109,7 @@ class Renderer:
             **header.family_mark,
             "seed": config.seed,
             "index": image.index,
-            **to_dict(config.settings),
+            **to_marks(config.settings),
             "precision": config.precision,
             "checkpoint_sha256": config.checkpoint_sha256,
             "synthmed_version": version.__version__,

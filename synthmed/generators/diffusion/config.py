@@ -82,6 +82,18 @@ class UnetConfig:
 
 
 @dataclass(frozen=True)
+class DetailUnetConfig(UnetConfig):
+    """Architecture of the detail stage's denoiser, which works at half the side of the images."""
+
+    widths: tuple[int, ...] = described((48, 48, 64), "channels of each level")
+    strides: tuple[int, ...] = described((1, 2, 2), "stride into each level; unet2 does not use the last")
+    norm_groups: int = described(16, "groups of each group norm")
+    emb_channels: int = described(128, "width of the time and label embedding")
+    objective: Literal["eps", "x_0", "v"] = described("v", "what the network predicts; see unet.objective")
+    conditional: bool = described(False, "whether it is told the class, which it also sees in the image")
+
+
+@dataclass(frozen=True)
 class ScheduleConfig:
     """Noise schedule of the forward process."""
 
@@ -106,6 +118,14 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True)
+class DetailBuild:
+    """Architecture of the stage that gives decoded images the detail which the autoencoder loses."""
+
+    unet: DetailUnetConfig = field(default_factory=DetailUnetConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+
+@dataclass(frozen=True)
 class DiffusionBuild:
     """Architecture of a diffusion model, or of its first stage alone."""
 
@@ -113,6 +133,8 @@ class DiffusionBuild:
     unet: UnetConfig | None = None
     """`None` where the file holds the first stage alone."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    detail: DetailBuild | None = None
+    """`None` where images stay as the autoencoder decodes them."""
     latent_scale: float = 1.0
     """Factor between the first stage's latents and those that the denoiser sees."""
 
@@ -130,6 +152,8 @@ class DiffusionBuild:
             raise RecipeError(f"kind is {shown(header.kind)}", f"a diffusion model has {GENERATOR} and autoencoder")
         if (header.kind == GENERATOR) != (self.unet is not None):
             raise RecipeError(f"a model of kind {header.kind} has unet {self.unet}")
+        if self.detail is not None and any(side % 2 for side in header.height_width):
+            raise RecipeError(f"size is {header.size}", "the detail stage wants even sides")
         if self.unet is not None and not self.unet.conditional and len(header.classes) > 1:
             raise RecipeError(f"there are {len(header.classes)} classes", "a model with unet.conditional false has one")
 

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthmed.formats.headers import Header
-from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX
+from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, DETAIL_PREFIX
 from synthmed.generators.diffusion.config import DiffusionBuild
 from synthmed.generators.diffusion.recipe import DiffusionRecipe
 from synthmed.generators.diffusion.settings import DiffusionSettings
-from synthmed.generators.diffusion.training.config import AdversarialConfig, AutoencoderConfig, DiffusionConfig
+from synthmed.generators.diffusion.training.config import (
+    AdversarialConfig,
+    AutoencoderConfig,
+    DetailConfig,
+    DiffusionConfig,
+)
 from synthmed.generators.family import Family, Generator, Prepared, Stage, StageContext
 
 if TYPE_CHECKING:
@@ -50,6 +55,12 @@ def _adversarial(context: StageContext) -> Prepared:
     return prepare_adversarial(context)
 
 
+def _detail(context: StageContext) -> Prepared:
+    from synthmed.generators.diffusion.training.stages import prepare_detail
+
+    return prepare_detail(context)
+
+
 def _denoiser(context: StageContext) -> Prepared:
     from synthmed.generators.diffusion.training.stages import prepare_denoiser
 
@@ -65,10 +76,15 @@ DIFFUSION = Family(
     stages=(
         Stage("autoencoder", AutoencoderConfig, _autoencoder),
         Stage("adversarial", AdversarialConfig, _adversarial, after=("autoencoder",), optional=True),
-        Stage("diffusion", DiffusionConfig, _denoiser, after=("adversarial", "autoencoder")),
+        Stage("detail", DetailConfig, _detail, after=("adversarial", "autoencoder"), optional=True),
+        Stage("diffusion", DiffusionConfig, _denoiser, after=("detail", "adversarial", "autoencoder")),
     ),
     load=_load,
-    parts={AUTOENCODER_PREFIX.rstrip("."): "autoencoder", DENOISER_PREFIX.rstrip("."): "denoiser"},
+    parts={
+        AUTOENCODER_PREFIX.rstrip("."): "autoencoder",
+        DENOISER_PREFIX.rstrip("."): "denoiser",
+        DETAIL_PREFIX.rstrip("."): "detail stage",
+    },
     import_file=_import_file,
     export_tensors=_export_tensors,
 )

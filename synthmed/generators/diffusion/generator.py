@@ -47,6 +47,7 @@ class DiffusionGenerator:
             steps=settings.steps,
             eta=settings.eta,
             guidance_scale=settings.guidance_scale,
+            detail_steps=settings.detail_steps,
             on_step=on_step,
         )
         # As numbers of 8 bits they would be black.
@@ -55,7 +56,7 @@ class DiffusionGenerator:
         return to_uint8(images.float()).expand(-1, 3, -1, -1)
 
     def cost(self, settings: DiffusionSettings, batch_size: int) -> Cost:
-        """Return what batches of a size cost, from the second of two passes of the denoiser and of two decodings."""
+        """Return what batches of a size cost, from the second of two passes of each network."""
         latents = torch.zeros(batch_size, *self.pipeline.latent_shape, device=self.device)
         times = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
         for _ in range(2):
@@ -63,9 +64,12 @@ class DiffusionGenerator:
             self.pipeline.denoise(latents, times, None)
             passes = timer.elapsed_sec() * settings.passes
             timer = Timer(self.device)
-            self.pipeline.decode(latents)
+            images = self.pipeline.decode(latents)
             decoding = timer.elapsed_sec()
-        return Cost(batch_size / (passes + decoding), peak_memory_gib(self.device))
+            timer = Timer(self.device)
+            self.pipeline.refine(images, [0] * batch_size, min(1, settings.detail_steps))
+            detail = timer.elapsed_sec() * settings.detail_steps
+        return Cost(batch_size / (passes + decoding + detail), peak_memory_gib(self.device))
 
 
 def load(path: Path, header: DiffusionHeader, device: torch.device | str) -> DiffusionGenerator:

@@ -10,22 +10,28 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from synthmed.errors import CheckpointError, RecipeError, UsageError
-from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, load_tensors, read_shapes
+from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, DETAIL_PREFIX, load_tensors, read_shapes
 from synthmed.generators.diffusion.estimate import complete_estimate
 from synthmed.generators.diffusion.guidance import NULL_LABEL, away_labels, guide
 from synthmed.generators.diffusion.header import DiffusionHeader, read_diffusion_header
 from synthmed.generators.diffusion.networks.autoencoder import split_moments
 from synthmed.generators.diffusion.networks.build import build_networks, check_shapes
+from synthmed.generators.diffusion.networks.detail import BANDS, DetailNetwork
 from synthmed.generators.diffusion.networks.first_stage import FirstStage
 from synthmed.generators.diffusion.networks.unet import Denoiser
 from synthmed.generators.diffusion.noise import RecordedNoise, SeededNoise
+from synthmed.generators.diffusion.samplers import SAMPLERS
 from synthmed.generators.diffusion.samplers.sampler import Denoise, Estimate
 from synthmed.generators.diffusion.schedule import build_schedule
 from synthmed.generators.diffusion.settings import DiffusionSettings
 from synthmed.generators.family import OnStep
+from synthmed.runtime.seeds import derive_seed
+
+DETAIL_SAMPLER = "dpmpp-2m"
+PREFIXES = (AUTOENCODER_PREFIX, DENOISER_PREFIX, DETAIL_PREFIX)
 
 
 class Pipeline:
@@ -34,14 +40,33 @@ class Pipeline:
     Attributes:
         header: What the model file says of itself.
         autoencoder: Between images and latents.
-        denoiser: The network that predicts noise or clean latents; `None` in an autoencoder's own file.
+        denoiser: The network that removes noise from latents; `None` in an autoencoder's own file.
+        detail: The network that gives decoded images what the autoencoder loses; `None` where there is none.
     """
 
-    def __init__(self, header: DiffusionHeader, autoencoder: FirstStage, denoiser: Denoiser | None) -> None:
+    def __init__(
+        self,
+        header: DiffusionHeader,
+        autoencoder: FirstStage,
+        denoiser: Denoiser | None = None,
+        detail: DetailNetwork | None = None,
+    ) -> None:
         self.header = header
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         self.denoiser = None if denoiser is None else denoiser.eval().requires_grad_(False)
+        self.detail = None if detail is None else detail.eval().requires_grad_(False)
         self.schedule = build_schedule(header.build.schedule)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks by the prefix of their tensors in a model file."""
+        found = {AUTOENCODER_PREFIX: self.autoencoder, DENOISER_PREFIX: self.denoiser, DETAIL_PREFIX: self.detail}
+        return {prefix: network for prefix, network in found.items() if network is not None}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all weights under the names of a model file."""
+        networks = self.networks.items()
+        return {prefix + name: tensor for prefix, net in networks for name, tensor in net.state_dict().items()}
 
     @property
     def device(self) -> torch.device:
@@ -62,8 +87,44 @@ class Pipeline:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Return float images, nominally in [-1, 1], before rounding to 8 bits."""
+        """Return float images, nominally in [-1, 1], before rounding to 8 bits and without the detail stage."""
         return self.autoencoder.decode(latents.to(self.device))
+
+    @torch.no_grad()
+    def refine(
+        self, structure: Tensor, seeds: Sequence[int], steps: int, labels: Tensor | Sequence[int] | None = None
+    ) -> Tensor:
+        """Return decoded images with the detail that the autoencoder loses, [N, C, H, W] float.
+
+        Args:
+            structure: Images as `decode` gives them.
+            seeds: One seed per image.
+            steps: Passes of the detail stage; 0 gives the images as they are.
+            labels: Labels [N], for a detail stage that is told them.
+
+        Raises:
+            UsageError: The model has no detail stage.
+        """
+        if steps == 0:
+            return structure
+        detail, build = self.detail, self.header.build.detail
+        if detail is None or build is None:
+            raise UsageError("the model has no detail stage", "sample without it: detail_steps=0")
+        known = None if labels is None or not build.unet.conditional else self._check_labels(labels)
+        schedule, guide = build_schedule(build.schedule), detail.guide(structure.to(self.device))
+        objective = build.unet.objective
+
+        def denoise(x_t: Tensor, t: int) -> Estimate:
+            times = torch.full((len(x_t),), t, dtype=torch.int64, device=x_t.device)
+            return complete_estimate(schedule, x_t, detail(x_t, times, known, guide), t, objective=objective)
+
+        _, channels, height, width = structure.shape
+        # Noise of its own: an image's structure does not depend on whether it gets detail.
+        own = [derive_seed(seed, "detail") for seed in seeds]
+        start = SeededNoise(own, (BANDS * channels, height // 2, width // 2)).start().to(self.device)
+        sampler = SAMPLERS[DETAIL_SAMPLER]
+        residual = sampler.run(denoise, start, schedule, sampler.spacing(schedule, steps), None)
+        return detail.add(structure, residual)
 
     @torch.no_grad()
     def denoise(self, x_t: Tensor, t: Tensor, labels: Tensor | None, *, self_conditioned: bool = False) -> Tensor:
@@ -90,6 +151,7 @@ class Pipeline:
         eta: float | None = None,
         guidance_scale: float = 1.0,
         reference: Literal["null", "other"] = "null",
+        detail_steps: int = 0,
         decode: bool = True,
         on_step: OnStep | None = None,
     ) -> Tensor:
@@ -105,6 +167,7 @@ class Pipeline:
             eta: Share of fresh noise in each step, for samplers that take it; their usual one by default.
             guidance_scale: s in un + s (cond - un); 1 means no guidance.
             reference: What `un` is conditioned on: no label, or the other class of two.
+            detail_steps: Passes of the detail stage, which needs seeds.
             decode: Whether to return images rather than latents in the denoiser's scale.
             on_step: Called after each step.
 
@@ -112,16 +175,22 @@ class Pipeline:
             UsageError: Arguments that do not go together, or that the model does not have.
         """
         given = {"sampler": sampler, "steps": steps, "eta": eta, "guidance_scale": guidance_scale}
+        given["detail_steps"] = detail_steps
         settings = self._settings({name: value for name, value in given.items() if value is not None})
         label_tensor = self._check_labels(labels)
         if (seeds is None) == (noise is None):
             raise UsageError("sampling needs either seeds or recorded noise")
+        if noise is not None and detail_steps:
+            raise UsageError("the detail stage needs seeds", "recorded noise goes without it: detail_steps=0")
         source = RecordedNoise(noise) if noise is not None else SeededNoise(seeds or (), self.latent_shape)
         if source.num_images != len(label_tensor):
             raise UsageError(f"{len(label_tensor)} labels but noise for {source.num_images} images")
         away = away_labels(label_tensor, reference, self.header.classes)
         latents = self._run(settings, label_tensor, away, source, on_step)
-        return self.decode(latents / self.header.build.latent_scale) if decode else latents
+        if not decode:
+            return latents
+        images = self.decode(latents / self.header.build.latent_scale)
+        return self.refine(images, seeds or (), settings.detail_steps, label_tensor)
 
     def _settings(self, given: dict[str, str | int | float]) -> DiffusionSettings:
         try:
@@ -215,4 +284,4 @@ def load_pipeline(
         state = {name: tensors[prefix + name] for name in module.state_dict()}
         module.load_state_dict(state, assign=True)
         module.to(device)
-    return Pipeline(header, modules[AUTOENCODER_PREFIX], modules.get(DENOISER_PREFIX))  # type: ignore[arg-type]
+    return Pipeline(header, *(modules.get(prefix) for prefix in PREFIXES))  # type: ignore[arg-type]

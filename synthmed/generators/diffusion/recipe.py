@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 from synthmed.errors import RecipeError
-from synthmed.generators.diffusion.config import ScheduleConfig, UnetConfig, VaeConfig
+from synthmed.generators.diffusion.config import DetailUnetConfig, ScheduleConfig, UnetConfig, VaeConfig
 from synthmed.generators.diffusion.settings import DiffusionSettings
-from synthmed.generators.diffusion.training.config import AdversarialConfig, AutoencoderConfig, DiffusionConfig
+from synthmed.generators.diffusion.training.config import (
+    AdversarialConfig,
+    AutoencoderConfig,
+    DetailConfig,
+    DiffusionConfig,
+)
 from synthmed.generators.family import Recipe
 
 
@@ -20,6 +26,8 @@ class DiffusionRecipe(Recipe):
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    detail_unet: DetailUnetConfig = field(default_factory=DetailUnetConfig)
+    detail: DetailConfig = field(default_factory=DetailConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     sampler: DiffusionSettings = field(default_factory=DiffusionSettings)
 
@@ -34,6 +42,6 @@ class DiffusionRecipe(Recipe):
 
     def __post_init__(self) -> None:
         # Imported models may have these; their losses are not written, and no published model was trained with them.
-        for name in ("learned_variance", "self_conditioning"):
-            if getattr(self.unet, name):
-                raise RecipeError(f"unet.{name} cannot be trained", "leave it out; only imported models have it")
+        for table, name in itertools.product(("unet", "detail_unet"), ("learned_variance", "self_conditioning")):
+            if getattr(getattr(self, table), name):
+                raise RecipeError(f"{table}.{name} cannot be trained", "leave it out; only imported models have it")

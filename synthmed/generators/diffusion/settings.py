@@ -35,12 +35,21 @@ class DiffusionSettings:
         minimum=0,
         maximum=MAX_GUIDANCE,
     )
+    detail_steps: int = described(
+        0,
+        "passes of the detail stage, which gives decoded images what the autoencoder loses; 0 leaves it out",
+        minimum=0,
+        maximum=MAX_TIMESTEPS,
+        off="no-detail",
+    )
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise RecipeError(f"sampler.sampler is {self.sampler[:100]!r}", nearest(self.sampler, SAMPLERS))
         if self.steps < 1:
             raise RecipeError(f"sampler.steps is {self.steps}", "it must be at least 1")
+        if not 0 <= self.detail_steps <= MAX_TIMESTEPS:
+            raise RecipeError(f"sampler.detail_steps is {self.detail_steps}", f"it must be in 0 .. {MAX_TIMESTEPS}")
         if not 0 <= self.eta <= 1:
             raise RecipeError(f"sampler.eta is {self.eta}", "it must be in [0, 1]")
         if not 0 <= self.guidance_scale <= MAX_GUIDANCE:
@@ -60,10 +69,18 @@ class DiffusionSettings:
         return self.steps * self.method.passes_per_step * (1 if self.guidance_scale == 1 else 2)
 
     def check(self, header: Header[Any, Any]) -> None:
-        """Raise RecipeError where the model has fewer timesteps than there are steps."""
+        """Raise RecipeError where the model has fewer timesteps than there are steps, or no detail stage for its."""
         timesteps = header.build.schedule.num_timesteps
         if self.steps > timesteps:
             raise RecipeError(f"sampler.steps is {self.steps}", f"the model has {timesteps} timesteps")
+        detail = header.build.detail
+        if self.detail_steps and detail is None:
+            raise RecipeError(f"sampler.detail_steps is {self.detail_steps}", "the model has no detail stage: 0")
+        if self.detail_steps and self.detail_steps > detail.schedule.num_timesteps:
+            raise RecipeError(
+                f"sampler.detail_steps is {self.detail_steps}",
+                f"the detail stage has {detail.schedule.num_timesteps} timesteps",
+            )
 
     def changed(self, given: Mapping[str, Any]) -> DiffusionSettings:
         """Return the settings with some values given; another sampler brings its own steps and eta."""
@@ -75,4 +92,5 @@ class DiffusionSettings:
 
     def describe(self) -> str:
         """Return the settings as words for plan and data card."""
-        return f"sampler {self.sampler}, {self.steps} steps, eta {self.eta:g}, guidance scale {self.guidance_scale:g}"
+        words = f"sampler {self.sampler}, {self.steps} steps, eta {self.eta:g}, guidance scale {self.guidance_scale:g}"
+        return f"{words}, {self.detail_steps} detail steps" if self.detail_steps else words

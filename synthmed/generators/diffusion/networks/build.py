@@ -11,10 +11,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from synthmed.errors import CheckpointError
-from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX
+from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, DETAIL_PREFIX
 from synthmed.generators.diffusion.config import VaeConfig
 from synthmed.generators.diffusion.header import DiffusionHeader
 from synthmed.generators.diffusion.networks.autoencoder import Autoencoder
+from synthmed.generators.diffusion.networks.detail import DetailNetwork
 from synthmed.generators.diffusion.networks.stable_diffusion import StableDiffusionAutoencoder
 from synthmed.generators.diffusion.networks.unet import build_denoiser
 
@@ -41,6 +42,8 @@ def build_networks(header: DiffusionHeader) -> dict[str, nn.Module]:
         vae = build.vae
         first_stage = Autoencoder(vae) if isinstance(vae, VaeConfig) else StableDiffusionAutoencoder(vae)
         modules: dict[str, nn.Module] = {AUTOENCODER_PREFIX: first_stage}
+        if build.detail is not None:
+            modules[DETAIL_PREFIX] = DetailNetwork(build.detail.unet, vae.image_channels, len(header.classes))
         if build.unet is not None:
             modules[DENOISER_PREFIX] = build_denoiser(build.unet, vae.latent_channels, len(header.classes))
     return modules

@@ -30,10 +30,10 @@ BLOCKS_PER_LEVEL = 2
 class Denoiser(nn.Module):
     """What both builds share: embeddings, the channels that go in and come out, and the interface."""
 
-    def __init__(self, config: UnetConfig, latent_channels: int, num_classes: int) -> None:
+    def __init__(self, config: UnetConfig, latent_channels: int, num_classes: int, guide_channels: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.in_channels = latent_channels * (2 if config.self_conditioning else 1)
+        self.in_channels = latent_channels * (2 if config.self_conditioning else 1) + guide_channels
         self.out_channels = latent_channels * (2 if config.learned_variance else 1)
         self.time_embedder = TimeEmbedding(config.emb_channels)
         if config.conditional and num_classes:
@@ -45,15 +45,22 @@ class Denoiser(nn.Module):
         return hasattr(self, "cond_embedder")
 
     def forward(
-        self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *, self_conditioned: bool = False
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        labels: Tensor | None = None,
+        *,
+        self_conditioned: bool = False,
+        guide: Tensor | None = None,
     ) -> Tensor:
-        """Predict the noise in `x_t` or the clean latents, as the configuration's objective says.
+        """Predict the noise in `x_t`, the clean latents or v, as the configuration's objective says.
 
         Args:
             x_t: Noisy latents.
             t: Their timesteps.
             labels: Their classes, if any.
             self_conditioned: Whether this is a pass after the first, for a network with self-conditioning.
+            guide: What a network that was built for it sees beside `x_t`: [N, guide channels, h, w].
         """
         emb: Tensor = self.time_embedder(t)
         if labels is not None and self.conditional:
@@ -62,6 +69,8 @@ class Denoiser(nn.Module):
             # The idea (Chen et al. 2023) is to feed the estimate of the pass before. Medfusion's code hands it in and
             # then feeds x_t itself; its networks learnt from that, and meet zeros in the first step of sampling alone.
             x_t = torch.cat([x_t, x_t if self_conditioned else torch.zeros_like(x_t)], dim=1)
+        if guide is not None:
+            x_t = torch.cat([x_t, guide], dim=1)
         # The variance, where there is one, comes after the prediction and has a meaning in ancestral sampling alone.
         return self.run(x_t, emb)[:, : self.out_channels // 2 if self.config.learned_variance else None]
 
@@ -91,8 +100,8 @@ class Unet2(Denoiser):
     The indices inside `middle_block` and `out_blocks` leave a place for attention, which no published model uses.
     """
 
-    def __init__(self, config: UnetConfig, latent_channels: int, num_classes: int) -> None:
-        super().__init__(config, latent_channels, num_classes)
+    def __init__(self, config: UnetConfig, latent_channels: int, num_classes: int, guide_channels: int = 0) -> None:
+        super().__init__(config, latent_channels, num_classes, guide_channels)
         widths, strides, groups, emb = config.widths, config.strides, config.norm_groups, config.emb_channels
         self.in_conv = Conv(self.in_channels, widths[0], 3)
         skip_widths = [widths[0]]
@@ -145,8 +154,8 @@ class Unet2(Denoiser):
 class Unet1(Denoiser):
     """UNet with added skips and one block a level, built like the autoencoder."""
 
-    def __init__(self, config: UnetConfig, latent_channels: int, num_classes: int) -> None:
-        super().__init__(config, latent_channels, num_classes)
+    def __init__(self, config: UnetConfig, latent_channels: int, num_classes: int, guide_channels: int = 0) -> None:
+        super().__init__(config, latent_channels, num_classes, guide_channels)
         widths, strides, groups, emb = config.widths, config.strides, config.norm_groups, config.emb_channels
         levels = range(1, len(widths))
         self.inc = UnetResBlock(self.in_channels, widths[0], groups, emb)
@@ -166,13 +175,14 @@ class Unet1(Denoiser):
         return self.outc(x)  # type: ignore[no-any-return]
 
 
-def build_denoiser(config: UnetConfig, latent_channels: int, num_classes: int) -> Denoiser:
+def build_denoiser(config: UnetConfig, latent_channels: int, num_classes: int, *, guide_channels: int = 0) -> Denoiser:
     """Return a denoiser with fresh weights.
 
     Args:
         config: Which build, and how wide.
         latent_channels: Z.
         num_classes: 0 for an unconditional model.
+        guide_channels: Channels of a guide that it sees beside the noisy latents.
     """
     build = {"unet1": Unet1, "unet2": Unet2}[config.build]
-    return build(config, latent_channels, num_classes)
+    return build(config, latent_channels, num_classes, guide_channels)

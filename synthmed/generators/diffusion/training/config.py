@@ -75,6 +75,16 @@ class DenoisingConfig(StageConfig):
 
 
 @dataclass(frozen=True)
+class DetailConfig(DenoisingConfig):
+    """Training of the detail stage, on images and what the autoencoder leaves of them."""
+
+    loss: Literal["l1", "mse"] = described("mse", "distance of what is predicted from what is true")
+    timesteps: Literal["uniform", "normal"] = described(
+        "normal", "how timesteps are drawn: evenly, or so that the log of signal to noise is normal"
+    )
+
+
+@dataclass(frozen=True)
 class DiffusionConfig(DenoisingConfig):
     """Training of the denoiser."""
 

@@ -14,18 +14,17 @@ from torch import Tensor, nn
 from synthmed.data.pixels import to_rgb_arrays, to_uint8
 from synthmed.data.sheets import contact_sheet
 from synthmed.formats.headers import with_training
-from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, save_model
+from synthmed.formats.model_files import save_model
 from synthmed.generators.diffusion.guidance import NULL_LABEL
 from synthmed.generators.diffusion.header import DiffusionHeader
 from synthmed.generators.diffusion.networks.autoencoder import sample_latents
-from synthmed.generators.diffusion.networks.first_stage import FirstStage
 from synthmed.generators.diffusion.networks.unet import Denoiser, build_denoiser
 from synthmed.generators.diffusion.pipeline import Pipeline
 from synthmed.generators.diffusion.schedule import NoiseSchedule, build_schedule
 from synthmed.generators.diffusion.training.config import DiffusionConfig
-from synthmed.generators.diffusion.training.denoising import Denoising
+from synthmed.generators.diffusion.training.denoising import Denoising, validation_noise
 from synthmed.generators.diffusion.training.latents import LatentSet
-from synthmed.runtime.seeds import derive_seed, torch_generator
+from synthmed.runtime.seeds import derive_seed
 from synthmed.training.draw import Draw
 from synthmed.training.task import TrainingStep
 
@@ -69,7 +68,7 @@ class DiffusionTask:
     Args:
         header: Header of the model file to make, with the latent scale.
         config: Settings of the training.
-        autoencoder: First stage, not trained here.
+        first_stage: What makes latents and images of them, not trained here.
         train: Latents to train on.
         validation: Held-out latents.
         seed: Seed of the noise that validation and preview use.
@@ -81,12 +80,12 @@ class DiffusionTask:
         self,
         header: DiffusionHeader,
         config: DiffusionConfig,
-        autoencoder: FirstStage,
+        first_stage: Pipeline,
         train: LatentSet,
         validation: LatentSet,
         seed: int,
     ) -> None:
-        self.header, self.config, self.autoencoder, self.seed = header, config, autoencoder, seed
+        self.header, self.config, self.first_stage, self.seed = header, config, first_stage, seed
         build = header.build
         assert build.unet is not None
         denoiser = build_denoiser(build.unet, build.vae.latent_channels, len(header.classes))
@@ -100,10 +99,8 @@ class DiffusionTask:
         device = next(network.parameters()).device
         count = min(len(self.validation), MAX_VALIDATION_IMAGES)
         channels = self.header.build.vae.latent_channels
-        generator = torch_generator(self.seed, "validation")
         x_0 = self.validation.latents[:count, :channels] * self.step.latent_scale
-        eps = torch.randn(x_0.shape, generator=generator)
-        t = self.step.denoising.timesteps((torch.randperm(count, generator=generator) + 0.5) / count)
+        eps, t = validation_noise(self.step.denoising, x_0.shape, self.seed)
         labels = self.validation.labels[:count]
         step = DiffusionStep(network, self.config, self.step.denoising.schedule, self.step.latent_scale)
         total = 0.0
@@ -115,15 +112,17 @@ class DiffusionTask:
 
     def preview(self, network: nn.Module) -> NDArray[np.uint8]:
         """Return a row of samples for each class, from the same noise at every call."""
-        assert isinstance(network, Denoiser)
-        pipeline = Pipeline(self.header, self.autoencoder, network)
+        pipeline = self._pipeline(network)
         labels = [label for label in range(len(self.header.classes)) for _ in range(PREVIEWS_PER_CLASS)]
         seeds = [derive_seed(self.seed, "preview", index) for index in range(len(labels))]
-        images = pipeline.sample(labels, seeds=seeds, sampler="dpmpp-2m", steps=PREVIEW_STEPS)
+        detail = self.header.preset.detail_steps
+        images = pipeline.sample(labels, seeds=seeds, sampler="dpmpp-2m", steps=PREVIEW_STEPS, detail_steps=detail)
         return contact_sheet(to_rgb_arrays(to_uint8(images)), PREVIEWS_PER_CLASS)
 
     def save_model(self, path: Path, network: nn.Module, facts: Mapping[str, Any]) -> None:
         """Write the pipeline's model file."""
-        tensors = {AUTOENCODER_PREFIX + name: tensor for name, tensor in self.autoencoder.state_dict().items()}
-        tensors |= {DENOISER_PREFIX + name: tensor for name, tensor in network.state_dict().items()}
-        save_model(path, with_training(self.header, **facts), tensors)
+        save_model(path, with_training(self.header, **facts), self._pipeline(network).tensors())
+
+    def _pipeline(self, network: nn.Module) -> Pipeline:
+        assert isinstance(network, Denoiser)
+        return Pipeline(self.header, self.first_stage.autoencoder, network, self.first_stage.detail)

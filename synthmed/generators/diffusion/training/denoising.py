@@ -12,6 +12,7 @@ from torch.nn import functional
 from synthmed.generators.diffusion.config import Objective
 from synthmed.generators.diffusion.schedule import NoiseSchedule
 from synthmed.generators.diffusion.training.config import DenoisingConfig
+from synthmed.runtime.seeds import torch_generator
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """What a network makes of x_t [N, Z, h, w] at timesteps t [N] int64."""
@@ -63,6 +64,13 @@ class Denoising:
         self._shares = self._shares.to(device)
 
 
+def validation_noise(denoising: Denoising, shape: tuple[int, ...], seed: int) -> tuple[Tensor, Tensor]:
+    """Return noise [N, Z, h, w] and evenly spread timesteps [N] int64, the same at every call with a seed."""
+    generator = torch_generator(seed, "validation")
+    eps = torch.randn(shape, generator=generator)
+    return eps, denoising.timesteps((torch.randperm(shape[0], generator=generator) + 0.5) / shape[0])
+
+
 def _cumulative_shares(config: DenoisingConfig, schedule: NoiseSchedule) -> Tensor:
     """Return the share of draws up to each timestep, for normal draws of log-SNR: [T] float64, the last one 1.
 
@@ -70,4 +78,5 @@ def _cumulative_shares(config: DenoisingConfig, schedule: NoiseSchedule) -> Tens
     """
     log_snr = schedule.log_snr
     between = torch.cat([(log_snr[1:] + log_snr[:-1]) / 2, torch.tensor([-torch.inf], dtype=torch.float64)])
-    return 1 - torch.special.ndtr((between - config.log_snr_mean) / config.log_snr_deviation)
+    below: Tensor = torch.special.ndtr((between - config.log_snr_mean) / config.log_snr_deviation)
+    return 1 - below

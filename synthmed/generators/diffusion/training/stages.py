@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from synthmed.data.shards.read import ShardFolder
 from synthmed.errors import CheckpointError, RecipeError
 from synthmed.files.content import hash_file, hash_json
 from synthmed.formats.model_files import hash_model
-from synthmed.generators.diffusion.config import DiffusionBuild, FirstStageConfig
+from synthmed.generators.diffusion.config import DetailBuild, DiffusionBuild, FirstStageConfig
 from synthmed.generators.diffusion.header import DiffusionHeader
 from synthmed.generators.diffusion.networks.autoencoder import Autoencoder
 from synthmed.generators.diffusion.pipeline import Pipeline, load_pipeline
@@ -20,6 +21,7 @@ from synthmed.generators.diffusion.training.adversarial import AdversarialStep
 from synthmed.generators.diffusion.training.autoencoder import AutoencoderStep, AutoencoderTask
 from synthmed.generators.diffusion.training.config import AutoencoderConfig
 from synthmed.generators.diffusion.training.denoiser import DiffusionTask
+from synthmed.generators.diffusion.training.detail import DetailTask
 from synthmed.generators.diffusion.training.latents import LatentSet, encode_split, measure_latent_scale
 from synthmed.generators.family import Prepared, StageContext
 from synthmed.metrics.perceptual import HOW_TO_GET, Lpips
@@ -30,7 +32,7 @@ from synthmed.training.task import Task
 def prepare_autoencoder(context: StageContext) -> Prepared:
     """Return the first stage: images to latents and back."""
     recipe: DiffusionRecipe = context.recipe
-    header = _header(context, recipe.vae)
+    header = _header(context, DiffusionBuild(recipe.vae))
     lpips, hashes = _open_lpips(context, recipe.autoencoder, "autoencoder")
 
     def build() -> Task:
@@ -49,7 +51,7 @@ def prepare_adversarial(context: StageContext) -> Prepared:
     if not isinstance(network, Autoencoder):
         raise CheckpointError(f"{path} is not Medfusion's autoencoder", "the adversarial stage trains no other")
     vae = first_stage.header.build.vae
-    header = _header(context, vae)
+    header = _header(context, DiffusionBuild(vae))
     lpips, hashes = _open_lpips(context, recipe.adversarial, "adversarial")
 
     def build() -> Task:
@@ -62,13 +64,31 @@ def prepare_adversarial(context: StageContext) -> Prepared:
     return Prepared({**_tables(recipe, "data", "adversarial"), **facts}, build)
 
 
+def prepare_detail(context: StageContext) -> Prepared:
+    """Return the training of the detail stage on the reconstructions of a trained autoencoder."""
+    recipe: DiffusionRecipe = context.recipe
+    path, first_stage = _open_autoencoder(context)
+    vae = first_stage.header.build.vae
+    header = _header(context, DiffusionBuild(vae, detail=DetailBuild(recipe.detail_unet, recipe.schedule)))
+
+    def build() -> Task:
+        _say_start(context)
+        request = context.request
+        train, validation = (_open_images(context, split, vae) for split in (context.train, context.validation))
+        return DetailTask(header, recipe.detail, first_stage, train, validation, request.seed, request.num_workers)
+
+    tables = _tables(recipe, "data", "detail_unet", "schedule", "detail")
+    return Prepared({**tables, "autoencoder_sha256": hash_model(path)}, build)
+
+
 def prepare_denoiser(context: StageContext) -> Prepared:
     """Return the training of the denoiser on the latents of a trained autoencoder."""
     recipe: DiffusionRecipe = context.recipe
     path, first_stage = _open_autoencoder(context)
     vae, sha256 = first_stage.header.build.vae, hash_model(path)
+    whole = dataclasses.replace(first_stage.header.build, unet=recipe.unet, schedule=recipe.schedule)
     # A model that cannot be is better said now than after the split is encoded.
-    _header(context, vae, whole=True)
+    _header(context, whole)
 
     def build() -> Task:
         _say_start(context)
@@ -78,8 +98,8 @@ def prepare_denoiser(context: StageContext) -> Prepared:
         scale = 1.0
         if recipe.diffusion.latent_scale == "measured":
             scale = measure_latent_scale(train, vae.latent_channels)
-        header = _header(context, vae, whole=True, latent_scale=scale)
-        return DiffusionTask(header, recipe.diffusion, first_stage.autoencoder, train, validation, context.request.seed)
+        header = _header(context, dataclasses.replace(whole, latent_scale=scale))
+        return DiffusionTask(header, recipe.diffusion, first_stage, train, validation, context.request.seed)
 
     tables = _tables(recipe, "data", "unet", "schedule", "diffusion", "sampler")
     return Prepared({**tables, "autoencoder_sha256": sha256}, build)
@@ -89,24 +109,22 @@ def _tables(recipe: DiffusionRecipe, *names: str) -> dict[str, Any]:
     return {name: to_dict(getattr(recipe, name)) for name in names}
 
 
-def _header(
-    context: StageContext, vae: FirstStageConfig, *, whole: bool = False, latent_scale: float = 1.0
-) -> DiffusionHeader:
-    """Return the header of the model file to make: of the whole model, or of its autoencoder alone.
+def _header(context: StageContext, build: DiffusionBuild) -> DiffusionHeader:
+    """Return the header of the model file to make: of the whole model, or of its first stage alone.
 
     Raises:
         RecipeError: Such a model cannot be.
     """
     recipe: DiffusionRecipe = context.recipe
-    if recipe.data.size % vae.downsampling:
+    if recipe.data.size % build.vae.downsampling:
         raise RecipeError(
-            f"data.size {recipe.data.size} is not a multiple of the down-sampling {vae.downsampling}",
+            f"data.size {recipe.data.size} is not a multiple of the down-sampling {build.vae.downsampling}",
             "change data.size or the autoencoder",
         )
-    if not whole:
-        return DiffusionHeader(build=DiffusionBuild(vae), kind="autoencoder", **context.header_fields)
-    build = DiffusionBuild(vae, recipe.unet, recipe.schedule, latent_scale)
-    return DiffusionHeader(build=build, sampling=recipe.sampler, **context.header_fields)
+    if build.unet is None:
+        return DiffusionHeader(build=build, kind="autoencoder", **context.header_fields)
+    sampling = recipe.sampler if build.detail else dataclasses.replace(recipe.sampler, detail_steps=0)
+    return DiffusionHeader(build=build, sampling=sampling, **context.header_fields)
 
 
 def _open_images(context: StageContext, split: ShardFolder, vae: FirstStageConfig) -> ImageSet:
