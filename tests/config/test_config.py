@@ -159,7 +159,7 @@ def test_wrong_override_is_named(change: str, message: str) -> None:
         ("schedule.num_timesteps=0", "num_timesteps is 0"),
         ("schedule.num_timesteps=1000000000000", "num_timesteps is 1000000000000"),
         ("schedule.strategy=sigmoid", "strategy is 'sigmoid'"),
-        ("unet.objective=v", r"objective is 'v' \(valid: eps, x_0\)"),
+        ("unet.objective=u", r"objective is 'u' \(valid: eps, x_0, v\)"),
         ("unet.clip_x_0=1", r"clip_x_0 is 1 \(bool is wanted\)"),
         ("unet.learned_variance=true", r"unet\.learned_variance cannot be trained"),
         ("unet.self_conditioning=true", r"unet\.self_conditioning cannot be trained"),
@@ -227,7 +227,7 @@ def test_unknown_preset_is_named():
         ("family = 5", r"family is 5 \(valid: diffusion\)"),
         ('family = ["diffusion"]', r"family is \['diffusion'\]"),
         ("[family]\nname = 1", "family is {'name': 1}"),
-        ('stages = ["gan"]', r"stages has 'gan' \(diffusion has autoencoder, adversarial, diffusion\)"),
+        ('stages = ["gan"]', r"stages has 'gan' \(diffusion has autoencoder, adversarial, detail, diffusion\)"),
         ('stages = "diffusion"', r"stages is 'diffusion' \(a list is wanted\)"),
     ],
 )

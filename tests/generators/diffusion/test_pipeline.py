@@ -166,7 +166,7 @@ def test_network_of_clean_latents_samples_as_its_twin_of_noise(make_pipeline, ti
     """Gaussian data of a known mean: both best predictions are affine in x_t, so that they can replace the networks."""
     mean, std = 0.5, 0.3
     images = {}
-    for objective in ("eps", "x_0"):
+    for objective in ("eps", "x_0", "v"):
         pipeline = make_pipeline(unet=with_unet(tiny_header, build=build, objective=objective))
         schedule = pipeline.schedule
 
@@ -174,15 +174,17 @@ def test_network_of_clean_latents_samples_as_its_twin_of_noise(make_pipeline, ti
             alpha = schedule.sqrt_alphas_cumprod[t].view(-1, 1, 1, 1)
             sigma = schedule.sqrt_one_minus_alphas_cumprod[t].view(-1, 1, 1, 1)
             share = (x - alpha * mean) / (alpha**2 * std**2 + sigma**2)
-            return sigma * share if objective == "eps" else mean + alpha * std**2 * share
+            eps, x_0 = sigma * share, mean + alpha * std**2 * share
+            return {"eps": eps, "x_0": x_0, "v": alpha * eps - sigma * x_0}[objective]
 
         pipeline.denoiser.forward = best
         images[objective] = pipeline.sample([0, 1], seeds=[1, 2], sampler=sampler, eta=eta, steps=20, decode=False)
         t = torch.tensor([0, 999])
         x_t = torch.randn(2, *pipeline.latent_shape, generator=torch.Generator().manual_seed(0))
         images[objective + " noise"] = pipeline.denoise(x_t, t, None)
-    assert torch.allclose(images["eps"], images["x_0"], atol=2e-4)
-    assert torch.allclose(images["eps noise"], images["x_0 noise"], atol=2e-5)
+    for objective in ("x_0", "v"):
+        assert torch.allclose(images["eps"], images[objective], atol=2e-4)
+        assert torch.allclose(images["eps noise"], images[f"{objective} noise"], atol=2e-5)
 
 
 SIZES = [(64, 64), (96, 64), (200, 200), (512, 512)]

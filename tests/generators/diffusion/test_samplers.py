@@ -123,14 +123,30 @@ def test_settings_that_a_sampler_brings_are_ones_that_it_can_follow(name):
     assert settings.passes == 2 * settings.steps * sampler.passes_per_step
 
 
-@pytest.mark.parametrize("objective", ["eps", "x_0"])
+def test_noise_latents_and_v_say_the_same_of_x_t():
+    """v = alpha eps - sigma x_0, of which both follow: at every timestep, first and last included."""
+    t = torch.arange(0, 1000, 9)
+    x_0, eps = start(len(t)), start(len(t), seed=5)
+    x_t, v = SCHEDULE.add_noise(x_0, eps, t), SCHEDULE.velocity(x_0, eps, t)
+    acp = SCHEDULE.alphas_cumprod[t].view(-1, 1, 1, 1)
+    alpha, sigma = acp.sqrt(), (1 - acp).sqrt()
+    assert torch.allclose(v, alpha * eps - sigma * x_0, rtol=1e-4, atol=1e-5)
+    found = complete_estimate(SCHEDULE, x_t, v, t, objective="v")
+    assert torch.allclose(found.x_0, x_0, atol=1e-5) and torch.allclose(found.eps, eps, atol=2e-4)
+
+
+@pytest.mark.parametrize("objective", ["eps", "x_0", "v"])
 def test_clipping_leaves_predicted_noise_alone_and_follows_from_clipped_latents(objective):
     """As the published code: `estimate_x_0` clips; noise is what was predicted, or what the clipped latents leave."""
     x_t, predicted = 3 * start(100), 3 * start(100, seed=5)
     t = torch.arange(0, 1000, 10)
     x_0, eps = complete_estimate(SCHEDULE, x_t, predicted, t, objective=objective, clip_x_0=True)
     acp = SCHEDULE.alphas_cumprod[t].view(-1, 1, 1, 1).double()
-    unclipped = predicted if objective == "x_0" else (x_t - (1 - acp).sqrt() * predicted) / acp.sqrt()
+    unclipped = {
+        "eps": (x_t - (1 - acp).sqrt() * predicted) / acp.sqrt(),
+        "x_0": predicted,
+        "v": acp.sqrt() * x_t - (1 - acp).sqrt() * predicted,
+    }[objective]
     assert unclipped.abs().max() > 1
     assert torch.allclose(x_0, unclipped.clamp(-1, 1), atol=1e-3)
     left = predicted if objective == "eps" else (x_t - acp.sqrt() * x_0) / (1 - acp).sqrt()
@@ -139,7 +155,7 @@ def test_clipping_leaves_predicted_noise_alone_and_follows_from_clipped_latents(
 
 def test_one_timestep_and_a_batch_of_them_give_the_same_estimate():
     x_t, predicted = start(8), start(8, seed=3)
-    for objective in ("eps", "x_0"):
+    for objective in ("eps", "x_0", "v"):
         single = complete_estimate(SCHEDULE, x_t, predicted, 700, objective=objective)
         batch = complete_estimate(SCHEDULE, x_t, predicted, torch.full((8,), 700), objective=objective)
         assert all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(single, batch, strict=True))
