@@ -57,13 +57,13 @@ def _find_recipe(name_or_file: str) -> Path:
 
 
 def _apply_preset(table: dict[str, Any], presets: Any, name: str, path: Path) -> None:
-    """Lay the values of `[presets.NAME.section]` over those of the recipe itself."""
+    """Lay the values of `[presets.NAME]` and of its sections over those of the recipe itself."""
     if not name:
         return
     if not isinstance(presets, dict) or not isinstance(presets.get(name), dict):
         raise RecipeError(f"recipe {path.name} has no preset {name}", nearest(name, presets) if presets else None)
     for section, values in presets[name].items():
-        table[section] = {**table.get(section, {}), **values}
+        table[section] = {**table.get(section, {}), **values} if isinstance(values, dict) else values
 
 
 def _apply_override(table: dict[str, Any], override: str) -> None:

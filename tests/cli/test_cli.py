@@ -23,13 +23,14 @@ from synthmed.data.labels import Classes
 from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
 from synthmed.data.shards.card import FolderInfo
 from synthmed.data.shards.plan import RUN_FILE, shard_name
+from synthmed.data.shards.read import open_folder
 from synthmed.data.shards.side_files import write_side_files
 from synthmed.data.shards.write import Sample, write_shard
 from synthmed.errors import DeviceError, IncompleteError, UsageError
 from synthmed.files.atomic import write_json
 from synthmed.files.content import hash_file
 from synthmed.generators import registry
-from synthmed.generators.diffusion.config import ScheduleConfig
+from synthmed.generators.diffusion.config import DetailBuild, DetailUnetConfig, ScheduleConfig
 from synthmed.generators.diffusion.header import DiffusionHeader
 from synthmed.generators.diffusion.settings import DiffusionSettings
 from synthmed.generators.families import read_header
@@ -645,6 +646,35 @@ def test_settings_that_the_sampler_cannot_follow_are_usage_errors(
     short = change_header(tiny_header, schedule=ScheduleConfig(num_timesteps=50))
     with pytest.raises(UsageError, match=r"steps is 51 \(the model has 50 timesteps\)"):
         resolve_settings(short, {"steps": 51})
+
+
+def test_detail_can_be_left_out_and_leaves_no_mark(
+    run: Run,
+    tmp_path: Path,
+    tiny_header: DiffusionHeader,
+    tiny_tensors: dict[str, Any],
+    change_header: Callable[..., DiffusionHeader],
+) -> None:
+    from synthmed.formats.model_files import DETAIL_PREFIX, save_model
+    from synthmed.generators.diffusion.networks.detail import DetailNetwork
+
+    unet = DetailUnetConfig(widths=(8, 8, 16), norm_groups=8, emb_channels=16)
+    header = change_header(tiny_header, detail=DetailBuild(unet), sampling=DiffusionSettings(steps=3, detail_steps=2))
+    detail = DetailNetwork(unet, 3, 2).state_dict()
+    model = tmp_path / "model.safetensors"
+    save_model(model, header, {**tiny_tensors, **{DETAIL_PREFIX + name: tensor for name, tensor in detail.items()}})
+    words = ("generate", "--checkpoint", model, "--balanced", "-n", 4, "--device", "cpu")
+    failed(run(*words, "-o", tmp_path / "x", "--no-detail", "--detail-steps", 3), 2, "--no-detail with --detail-steps")
+    failed(run(*words, "-o", tmp_path / "x", "--detail-steps", 1001), 2, "the detail stage has 1000")
+    said = {}
+    for name, options in {"with": (), "without": ("--no-detail",)}.items():
+        assert run(*words, "-o", tmp_path / name, *options).code == 0
+        config = json.loads((tmp_path / name / ".synthmed" / "run.json").read_text())
+        said[name] = config["sampler"].get("detail_steps")
+        key = open_folder(tmp_path / name, "train").entries[0].key
+        again = run("regenerate", tmp_path / name, key, "--checkpoint", model, "--device", "cpu")
+        assert again.code == 0, again.stderr
+    assert said == {"with": 2, "without": None}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from synthmed.data.labels import Classes
 from synthmed.errors import CheckpointError, RecipeError, UsageError
 from synthmed.files.content import hash_file
 from synthmed.formats.headers import GENERATOR
-from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, is_finite, is_model_file
+from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, DETAIL_PREFIX, is_finite, is_model_file
 from synthmed.formats.torch_files import CheckpointFile, StoredTensor
 from synthmed.formats.weight_files import find_tensors
 from synthmed.generators.diffusion.config import DiffusionBuild, VaeConfig
@@ -147,17 +147,23 @@ def export_state_dict(header: DiffusionHeader, tensors: Mapping[str, Tensor]) ->
     """Return a model's tensors so that Medfusion's code, which knows no latent scale, computes the same.
 
     The scale moves into the autoencoder: its last layer's mean is multiplied and its log-variance shifted, its first
-    decoding layer divides again.
+    decoding layer divides again. A detail stage, which that code does not have either, stays behind.
 
     Raises:
-        CheckpointError: Its first stage is not Medfusion's, or has no place for the scale.
+        CheckpointError: It predicts v, or its first stage is not Medfusion's, or has no place for the scale.
     """
     if not isinstance(header.build.vae, VaeConfig):
         raise CheckpointError(
             "the model's first stage is Stable Diffusion's autoencoder, for which Medfusion has no names",
             "the model file holds it under diffusers' own names, behind latent_embedder.",
         )
-    exported = dict(tensors)
+    if header.build.unet is not None and header.build.unet.objective == "v":
+        raise CheckpointError(
+            "the model predicts v, which Medfusion does not know", "train one with --set unet.objective=eps"
+        )
+    if header.build.detail is not None:
+        log("note: the detail stage is left out: Medfusion has none")
+    exported = {name: tensor for name, tensor in tensors.items() if not name.startswith(DETAIL_PREFIX)}
     scale, channels = header.build.latent_scale, header.build.vae.latent_channels
     if scale == 1:
         return exported

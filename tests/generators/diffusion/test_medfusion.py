@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from synthmed.data.datasets import AIROGS, find_dataset, folder_info
 from synthmed.data.labels import Classes
 from synthmed.errors import CheckpointError, UsageError
-from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, load_tensors, save_model
-from synthmed.generators.diffusion.config import ScheduleConfig, VaeConfig
+from synthmed.formats.model_files import AUTOENCODER_PREFIX, DENOISER_PREFIX, DETAIL_PREFIX, load_tensors, save_model
+from synthmed.generators.diffusion.config import DetailBuild, ScheduleConfig, VaeConfig
 from synthmed.generators.diffusion.header import read_diffusion_header
 from synthmed.generators.diffusion.medfusion import export_state_dict, import_checkpoint
 from synthmed.generators.diffusion.pipeline import load_pipeline
@@ -306,6 +306,16 @@ def test_export_gives_back_what_was_imported(lightning_file, tiny_header, change
     exported = export_state_dict(*import_checkpoint(path, AIROGS, size=16))
     assert exported.keys() == tensors.keys()
     assert all(torch.equal(exported[name], tensors[name]) for name in tensors)
+
+
+def test_export_leaves_the_detail_stage_behind_and_refuses_v(tiny_header, change_header, tiny_tensors, capsys):
+    detailed = change_header(tiny_header, detail=DetailBuild())
+    exported = export_state_dict(detailed, {**tiny_tensors, f"{DETAIL_PREFIX}residual_scale": torch.ones(12)})
+    assert exported.keys() == tiny_tensors.keys()
+    assert "the detail stage is left out" in capsys.readouterr().err
+    unet = dataclasses.replace(tiny_header.build.unet, objective="v")
+    with pytest.raises(CheckpointError, match="predicts v"):
+        export_state_dict(change_header(tiny_header, unet=unet), tiny_tensors)
 
 
 def test_unknown_data_set_names_the_known_ones():

@@ -12,22 +12,27 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from synthmed.data.images import encode_image
+from synthmed.data.pixels import to_float
 from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
+from synthmed.data.sets.image_set import open_images
 from synthmed.data.shards.read import open_folder
 from synthmed.data.shards.write import Sample, write_shard
 from synthmed.errors import CheckpointError, DataError, RecipeError, ResumeError
 from synthmed.files.content import hash_file
 from synthmed.formats.model_files import load_tensors
 from synthmed.generators.diffusion.family import DIFFUSION
+from synthmed.generators.diffusion.pipeline import load_pipeline
 from synthmed.generators.diffusion.recipe import DiffusionRecipe
 from synthmed.generators.diffusion.training.adversarial import AdversarialStep
-from synthmed.generators.families import load_recipe
+from synthmed.generators.diffusion.training.detail import DetailStep
+from synthmed.generators.families import load_recipe, read_header
 from synthmed.generators.family import StageRequest
 from synthmed.generators.stages import run_recipe, run_stage
 from synthmed.generators.starts import find_start
 from synthmed.phantoms.release import phantom_release
 
-SHORT = [f"{stage}.{name}" for stage in ("autoencoder", "adversarial") for name in ("steps=4", "checkpoint_every=2")]
+STAGES = ("autoencoder", "adversarial", "detail")
+SHORT = [f"{stage}.{name}" for stage in STAGES for name in ("steps=4", "checkpoint_every=2")]
 
 
 def train_autoencoder(request):
@@ -35,7 +40,11 @@ def train_autoencoder(request):
 
 
 def train_adversarial(request, start):
-    return run_stage(request, DIFFUSION.stage("adversarial"), start)
+    return train_next("adversarial", request, start)
+
+
+def train_next(stage, request, start):
+    return run_stage(request, DIFFUSION.stage(stage), start)
 
 
 @pytest.fixture(scope="module")
@@ -108,28 +117,68 @@ def test_adversarial_stage_goes_on_from_the_trained_weights(shards, trained, tmp
     ].keys()
 
 
-def test_adversarial_stage_resumes_to_the_bit(shards, trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("stage", "step"), [("adversarial", AdversarialStep), ("detail", DetailStep)])
+def test_stage_after_the_autoencoder_resumes_to_the_bit(shards, trained, tmp_path, monkeypatch, stage, step):
     start = trained / "autoencoder" / "model.safetensors"
-    train_adversarial(request(shards, tmp_path / "whole"), start)
-    forward, calls = AdversarialStep.forward, []
+    train_next(stage, request(shards, tmp_path / "whole"), start)
+    forward, calls = step.forward, []
 
-    def crash(step, batch, draw):
+    def crash(self, batch, draw):
         calls.append(draw.step)
         if draw.step == 3:
             raise KeyError("as if killed")
-        return forward(step, batch, draw)
+        return forward(self, batch, draw)
 
     with monkeypatch.context() as patch:
-        patch.setattr(AdversarialStep, "forward", crash)
+        patch.setattr(step, "forward", crash)
         with pytest.raises(KeyError):
-            train_adversarial(request(shards, tmp_path / "cut"), start)
+            train_next(stage, request(shards, tmp_path / "cut"), start)
     assert calls == [0, 1, 2, 3]
-    train_adversarial(request(shards, tmp_path / "cut"), start)
+    train_next(stage, request(shards, tmp_path / "cut"), start)
     for name in ("state", "model"):
-        whole, cut = (load_file(tmp_path / run / "adversarial" / f"{name}.safetensors") for run in ("whole", "cut"))
+        whole, cut = (load_file(tmp_path / run / stage / f"{name}.safetensors") for run in ("whole", "cut"))
         assert whole.keys() == cut.keys()
         assert all(torch.equal(whole[key], cut[key]) for key in whole)
-        assert any(key.startswith("discriminators.") for key in whole) == (name == "state")
+        judged = any(key.startswith("discriminators.") for key in whole)
+        assert judged == (stage == "adversarial" and name == "state")
+
+
+def test_detail_stage_learns_the_same_from_images_that_do_not_fit_into_memory(shards, trained, tmp_path, monkeypatch):
+    """Their reconstructions are then made anew in each step: the same up to the half precision of those in memory."""
+    start, changes = trained / "autoencoder" / "model.safetensors", ["detail.flips=none", "detail.ema_decay=0"]
+    train_next("detail", request(shards, tmp_path / "kept", *changes), start)
+    monkeypatch.setattr("synthmed.generators.diffusion.training.detail.CACHE_BYTES", 0)
+    train_next("detail", request(shards, tmp_path / "anew", *changes), start)
+    kept, anew = (load_tensors(tmp_path / run / "detail" / "model.safetensors") for run in ("kept", "anew"))
+    assert kept.keys() == anew.keys()
+    assert max((kept[name] - anew[name]).abs().max().item() for name in kept) < 1e-2
+    assert any(not torch.equal(kept[name], anew[name]) for name in kept)
+
+
+def test_detail_stage_is_part_of_the_first_stage_and_of_the_whole_model(shards, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    short = ["diffusion.steps=2", 'stages=["autoencoder", "detail", "diffusion"]']
+    finished = dict(run_recipe(request(shards, tmp_path / "run", *short)))
+    first, part, whole = (load_tensors(Path(figures["model"])) for figures in finished.values())
+    assert all(torch.equal(first[name], part[name]) for name in first)
+    assert all(torch.equal(part[name], whole[name]) for name in part)
+    assert {name.split(".")[0] for name in whole} == {"latent_embedder", "noise_estimator", "detail"}
+    headers = [read_header(Path(figures["model"])) for figures in finished.values()]
+    assert [header.build.detail is not None for header in headers] == [False, True, True]
+    assert headers[-1].preset.detail_steps == 4
+    # Residual and reconstruction come to unit mean square by the scales that were measured.
+    pipeline = load_pipeline(Path(finished["detail"]["model"]))
+    train = open_images(open_folder(shards, "train"), size=32)
+    images = to_float(train.load(range(len(train))))
+    structure = pipeline.decode(pipeline.moments(images)[0])
+    for bands in (pipeline.detail.residual(images, structure), pipeline.detail.guide(structure)):
+        assert bands.square().mean(dim=(0, 2, 3)).tolist() == pytest.approx([1] * 12, rel=1e-3)
+
+
+def test_without_a_detail_stage_its_steps_are_none(shards, trained, tmp_path):
+    start = trained / "autoencoder" / "model.safetensors"
+    figures = run_stage(request(shards, tmp_path, "diffusion.steps=1"), DIFFUSION.stage("diffusion"), start)
+    assert read_header(Path(figures["model"])).preset.detail_steps == 0
 
 
 def test_adversarial_stage_of_another_autoencoder_is_refused(shards, trained, tmp_path):
@@ -148,13 +197,14 @@ def test_a_stage_starts_from_the_preferred_one_before_it(tmp_path):
     denoiser, adversarial = DIFFUSION.stage("diffusion"), DIFFUSION.stage("adversarial")
     assert find_start(denoiser, tmp_path) is None
     paths = {}
-    for stage in ("autoencoder", "adversarial"):
+    for stage in ("autoencoder", "adversarial", "detail"):
         paths[stage] = tmp_path / stage / "model.safetensors"
         paths[stage].parent.mkdir()
         paths[stage].touch()
         assert find_start(denoiser, tmp_path) == find_start(denoiser, tmp_path / "new", tmp_path) == paths[stage]
     assert find_start(denoiser, tmp_path, paths["autoencoder"]) == paths["autoencoder"]
     assert find_start(adversarial, tmp_path) == paths["autoencoder"]
+    assert find_start(DIFFUSION.stage("detail"), tmp_path) == paths["adversarial"]
     with pytest.raises(CheckpointError, match="no such autoencoder"):
         find_start(denoiser, tmp_path, tmp_path / "none")
 
