@@ -170,7 +170,8 @@ def evaluate(
     Scores are FID, KID, precision and recall as in the paper, density and
     coverage, over all images and per class: with confidence intervals, with the
     score of real images against real ones, and with p-values between
-    generators.
+    generators. Detail is power by band of frequencies against real images,
+    and brightness and its spread over images stand beside theirs.
 
     The output folder gets results.json and pictures. Computed features are
     kept, so that the next run is quick.
