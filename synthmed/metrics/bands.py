@@ -61,7 +61,7 @@ def band_powers(images: ArrayLike) -> Floats:
 @cache
 def _membership(height: int, width: int) -> Floats:
     """Return 1 where a frequency lies in a band: [H W, B]."""
-    # Less a little, because a frequency on an edge, as a third of 0.1875, may come out just above it.
+    # Less a little, because a frequency on an edge, as (9, 12) / 40 on 0.375, may come out just above it.
     band = np.searchsorted(EDGES, frequencies(height, width).ravel() - 1e-9) - 1
     result: Floats = (band[:, None] == np.arange(len(EDGES))).astype(np.float64)
     return result

@@ -83,7 +83,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(folder / "cataracts", ("cataract", "glaucoma"))
     (folder / "file").write_text("no folder")
     (folder / "results.json").write_text('{"conditions": {}}')
-    later = {"conditions": {}, "generated": [], "scores": [], "kid_subsets": [], "bands": {}}
+    later: dict[str, object] = {"conditions": {}, "generated": [], "scores": [], "kid_subsets": [], "bands": {}}
     (folder / "bands.json").write_text(json.dumps(later))
     return folder
 

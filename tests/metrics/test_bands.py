@@ -11,6 +11,7 @@ import torch
 from synthmed.metrics.bands import (
     BAND_TITLES,
     EDGES,
+    _membership,
     band_powers,
     band_ratios,
     reconstruction_powers,
@@ -53,12 +54,12 @@ def test_wave_has_half_its_squared_amplitude_in_its_band(x, y, band):
 
 
 def test_frequencies_on_an_edge_belong_below_it():
-    # 9 / 48 and 3 / 48 may come out as a little more than their edges.
-    from synthmed.metrics.bands import _membership
-
     first_row = _membership(SIZE, SIZE)[:SIZE].argmax(axis=1)
     assert first_row[[1, 3, 4, 6, 9, 10, 12, 18, 19, 24]].tolist() == [0, 0, 1, 1, 2, 3, 3, 4, 5, 5]
     assert _membership(SIZE, SIZE).sum() == SIZE**2 - 1 and not _membership(SIZE, SIZE)[0].any()
+    # (9, 12) / 40 is 15 / 40 = 0.375, which arithmetic makes a little more.
+    assert np.hypot(*(np.fft.fftfreq(40)[[9, 12]])) > 0.375
+    assert _membership(40, 40)[9 * 40 + 12].argmax() == 4
 
 
 def test_power_grows_with_the_square_and_not_with_brightness():
