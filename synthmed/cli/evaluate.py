@@ -170,7 +170,8 @@ def evaluate(
     Scores are FID, KID, precision and recall as in the paper, density and
     coverage, over all images and per class: with confidence intervals, with the
     score of real images against real ones, and with p-values between
-    generators.
+    generators. Detail is power by band of frequencies against real images,
+    and brightness and its spread over images stand beside theirs.
 
     The output folder gets results.json and pictures. Computed features are
     kept, so that the next run is quick.
@@ -230,6 +231,7 @@ def _weights(given: list[str], names: tuple[str, ...]) -> dict[str, Path]:
 
 
 def _print_results(results: dict[str, Any]) -> None:
+    from synthmed.evaluation import detail_tables
     from synthmed.evaluation import results as tables
 
     if results["findings"]:
@@ -244,9 +246,12 @@ def _print_results(results: dict[str, Any]) -> None:
         "copies": "images suspiciously near to training images",
         "labels": "labels, as a classifier of real images sees them",
         "artefacts": "artefacts",
+        "bands": "power of generated images / power of real ones, by frequency in cycles per pixel",
+        "brightness": "brightness and contrast in grey levels, with 95 % intervals",
     }
+    makers = {**tables.TABLES, **detail_tables.TABLES}
     for part, title in titles.items():
         if results[part]:
-            print_table(title, *tables.TABLES[part](results))
+            print_table(title, *makers[part](results))
     if results["not_looked_into"]:
         print_table("not computed", ["what", "because"], list(results["not_looked_into"].items()))

@@ -53,8 +53,10 @@ def evaluate_autoencoder(
 ) -> None:
     """Measure how much of an image survives being encoded and decoded: MS-SSIM, MSE and PSNR per split and class.
 
-    With --vgg-weights also LPIPS, without its linear calibration; smaller is
-    closer.
+    A second table says by frequency band how much of the originals' power the
+    reconstructions keep, and how much the error has: PSNR hardly shows whether
+    fine detail is there. With --vgg-weights also LPIPS, without its linear
+    calibration; smaller is closer.
 
     Example: synthmed evaluate-autoencoder --checkpoint runs/airogs --data shards/airogs --split test
     """
@@ -87,6 +89,21 @@ def _print_report(report: ReconstructionReport, *, with_lpips: bool) -> None:
     columns = ["checkpoint", "split", "label", "images", "MS-SSIM", "MSE (x 1e-5)", "PSNR (dB)", "LPIPS (VGG-16)"]
     shown = len(columns) if with_lpips else len(columns) - 1
     print_table(title, columns[:shown], [row[:shown] for row in rows])
+    _print_bands(report)
+
+
+def _print_bands(report: ReconstructionReport) -> None:
+    """Print what all classes of a split together keep of each band; results by class are in the file."""
+    from synthmed.metrics.bands import BAND_TITLES
+
+    rows = [
+        (row.checkpoint, row.split, what, *("-" if share is None else f"{share:.3f}" for share in shares))
+        for row in report.rows
+        if row.label == "all"
+        for what, shares in (("kept", row.bands.kept), ("error", row.bands.error))
+    ]
+    title = "power against that of the originals, by frequency in cycles per pixel"
+    print_table(title, ("checkpoint", "split", "power", *BAND_TITLES), rows)
 
 
 def _cells(*figures: tuple[float, float] | None) -> list[str]:

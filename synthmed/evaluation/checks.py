@@ -19,6 +19,7 @@ from synthmed.evaluation.artefacts import EYE_DATASETS, check_discs, check_grid
 from synthmed.evaluation.config import DISCS, EvaluateRequest
 from synthmed.evaluation.copies import find_copies
 from synthmed.evaluation.copy_spaces import CopyFeatures
+from synthmed.evaluation.detail import band_rows, brightness_rows, measure
 from synthmed.evaluation.duplicates import check_duplicates
 from synthmed.evaluation.identical import count_identical, set_findings
 from synthmed.evaluation.label_classifier import LABEL_CLASSIFIER
@@ -26,6 +27,7 @@ from synthmed.evaluation.labels import check_labels
 from synthmed.evaluation.notes import Notes
 from synthmed.evaluation.ratios import check_ratios
 from synthmed.evaluation.report import write_pairs
+from synthmed.evaluation.results import row_values
 from synthmed.evaluation.sets import EvaluationSets
 from synthmed.runtime import device as devices
 from synthmed.runtime.progress import log
@@ -112,6 +114,22 @@ def artefacts(request: EvaluateRequest, sets: EvaluationSets, notes: Notes) -> d
                 counted = check_discs(real=sets.real, generated=images, generator=numpy_generator(seed, "discs"))
                 parts["optic_discs"] = {**dataclasses.asdict(counted), "has_faults": counted.has_faults}
     return {name: parts for name, parts in found.items() if parts}
+
+
+def detail(request: EvaluateRequest, sets: EvaluationSets, notes: Notes) -> dict[str, list[Json]]:
+    """Return the power by band and the brightness of each generated set against those of real images."""
+    found: dict[str, list[Json]] = {"bands": [], "brightness": []}
+    if "artefacts" not in request.config.checks:
+        return found
+    log(f"measuring detail and brightness of {', '.join(images.name for images in (sets.real, *sets.generated))}")
+    real, seed = measure(sets.real), request.config.seed
+    for images in sets.generated:
+        with notes.noted(f"detail and brightness of {images.name}"):
+            made = measure(images)
+            found["bands"] += map(row_values, band_rows(real, made, seed, notes))
+            for row in brightness_rows(real, made, seed, notes):
+                found["brightness"].append({**dataclasses.asdict(row), "has_fault": row.has_fault})
+    return found
 
 
 def _grid(real: ImageSet, images: ImageSet, seed: int) -> Json:

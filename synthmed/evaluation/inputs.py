@@ -61,6 +61,9 @@ def open_inputs(request: EvaluateRequest) -> Inputs:
 def _read_results(path: Path) -> Any:
     found = read_json(path / RESULTS_FILE if path.is_dir() else path)
     kinds = {"conditions": dict, "generated": list, "scores": list, "kid_subsets": list}
+    if isinstance(found, dict):
+        # Earlier versions did not measure these.
+        kinds |= {part: list for part in ("bands", "brightness") if part in found}
     if not isinstance(found, dict) or not all(isinstance(found.get(part), kind) for part, kind in kinds.items()):
         raise DataError(f"{path} holds no results of synthmed evaluate")
     return found

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from synthmed.data.sets.image_set import ImageSet
+from synthmed.metrics.brightness import LUMA
 
 BLOCK = 256
 LIST_LENGTH = 8
@@ -26,7 +27,6 @@ CROPS = (1.0, 0.93, 0.86)
 """Shares of a training image's side that its views on the short list show, cut from the middle."""
 STEPS = ((COARSE, 6), (FINE, 5))
 """Side of the images, and how many steps of fitting are made at it."""
-LUMA = (0.299, 0.587, 0.114)
 MAX_STEP, MAX_CHANGE, MAX_SHIFT = 0.05, 0.25, 0.2
 """Largest change in one step, and in all of scale and angle (radians) and of the shift (in halves of the side). What
 needs more is another image."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from synthmed.data.sets.image_set import ImageSet
 from synthmed.errors import DataError
+from synthmed.evaluation.detail import BandRow
 from synthmed.evaluation.scores import ALL, Curve, DifferenceRow, DiversityRow, KidRow, ScoreRow
 from synthmed.features.extractor import FeatureExtractor
 from synthmed.files.outputs import differences
@@ -21,6 +22,7 @@ SCORES_VERSION = 1
 Json = dict[str, Any]
 Table = tuple[tuple[str, ...], list[tuple[object, ...]]]
 """Columns and rows."""
+REAL_AGAINST_REAL = "real against real"
 COPY_SCORES = {"authenticity": "authenticity", "c_t": "C_T"}
 
 
@@ -56,7 +58,7 @@ def conditions(real: Json, generated: Sequence[Json], extractors: Mapping[str, J
     }
 
 
-def row_values(row: ScoreRow | KidRow | DifferenceRow | DiversityRow | Curve, **more: str) -> Json:
+def row_values(row: BandRow | ScoreRow | KidRow | DifferenceRow | DiversityRow | Curve, **more: str) -> Json:
     """Return a row of scores as a flat JSON object: `more`, its own fields, and those of its measurement."""
     found: Json = {**more}
     for name, value in asdict(row).items():
@@ -78,9 +80,9 @@ def check_baseline(path: Path, found: Json, results: Json) -> None:
 
 
 def add_baseline(results: Json, baseline: Json) -> None:
-    """Put the scores of an earlier evaluation beside those of this one."""
-    for part in ("generated", "scores", "kid_subsets"):
-        results[part] += baseline[part]
+    """Put the scores of an earlier evaluation beside those of this one, and detail and brightness if it has them."""
+    for part in ("generated", "scores", "kid_subsets", "bands", "brightness"):
+        results[part] += baseline.get(part, [])
 
 
 def score_title(score: str, features: str) -> str:
@@ -103,11 +105,11 @@ def score_table(results: Json, features: str) -> list[tuple[object, ...]]:
         for name in dict.fromkeys(row["generated"] for row in of_label):
             found = {row["score"]: row for row in of_label if row["generated"] == name}
             sizes = next((row["num_real"], row["num_generated"]) for row in found.values())
-            rows.append((name, label, *sizes, *(_cell(found.get(score)) for score in SCORES)))
+            rows.append((name, label, *sizes, *(format_interval(found.get(score)) for score in SCORES)))
         floors = {row["score"]: row["floor"] for row in of_label}
         sizes = next((floor["num_real"], floor["num_generated"]) for floor in floors.values())
         cells = [format_score(floors[score]["mean"]) if score in floors else "-" for score in SCORES]
-        rows.append(("real against real", label, *sizes, *cells))
+        rows.append((REAL_AGAINST_REAL, label, *sizes, *cells))
     return rows
 
 
@@ -225,7 +227,8 @@ def format_score(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def _cell(row: Json | None) -> str:
+def format_interval(row: Json | None) -> str:
+    """Return a value with both ends of its interval; a dash where there is none."""
     if row is None:
         return "-"
     return f"{format_score(row['value'])} ({format_score(row['low'])} to {format_score(row['high'])})"

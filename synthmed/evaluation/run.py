@@ -14,6 +14,7 @@ from synthmed.evaluation import checks, report
 from synthmed.evaluation import results as values
 from synthmed.evaluation.config import RESULTS_FILE, EvaluateRequest
 from synthmed.evaluation.copy_spaces import CopyFeatures
+from synthmed.evaluation.detail_tables import brightness_findings
 from synthmed.evaluation.feature_cache import features
 from synthmed.evaluation.identical import count_identical, count_shared, findings
 from synthmed.evaluation.inputs import Inputs, open_inputs
@@ -105,14 +106,15 @@ def evaluate(request: EvaluateRequest, inputs: Inputs | None = None) -> Json | N
         return None
     notes, sets = Notes(), evaluation.sets
     results |= _scores(evaluation, found, notes)
-    for baseline in inputs.baselines.values():
-        values.add_baseline(results, baseline)
     copy_features = next((features_of.copies for features_of in found.values()), [])
     results["copies"] = checks.copies(request, sets, copy_features, device, notes)
     results["labels"] = checks.labels(request, sets, device, notes)
     results["artefacts"] = checks.artefacts(request, sets, notes)
+    results |= checks.detail(request, sets, notes)
+    for baseline in inputs.baselines.values():
+        values.add_baseline(results, baseline)
     results["not_looked_into"] = notes
-    results["findings"] = findings(results)
+    results["findings"] = findings(results) + brightness_findings(results["brightness"])
     write_json(request.output / RESULTS_FILE, results)
     _draw(evaluation, found, results)
     return results

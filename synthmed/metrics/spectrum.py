@@ -75,11 +75,11 @@ class SpectrumComparison:
         return any(peak.amplitude >= LEAST_AMPLITUDE for peak in self.peaks)
 
 
-def log_spectra(images: ArrayLike) -> Floats:
-    """Return the log power spectra of images [N, 3, H, W], 0 to 255, summed over the channels, in dB: [N, H, W].
+def power_spectra(images: ArrayLike) -> Floats:
+    """Return the power spectra of images [N, C, H, W], summed over the channels: [N, H, W].
 
-    A Hann window keeps the jump from one border to the other out of it. White noise of standard deviation 1 grey level
-    in one channel has about 0 dB, and a wave of amplitude a in one channel has 20 log10(a) + 10 log10(H W / 9) dB.
+    A Hann window keeps the jump from one border to the other out of it. White noise of standard deviation 1 in one
+    channel has about 1 at each frequency, and a wave of amplitude a in one channel has a^2 H W / 9 at its own.
     """
     values = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
     height, width = values.shape[2:]
@@ -88,12 +88,17 @@ def log_spectra(images: ArrayLike) -> Floats:
     # Less the mean under the window, which would leak into the lowest frequencies.
     centred = (values - (values * window).sum(dim=(2, 3), keepdim=True) / window.sum()) * window
     half = torch.fft.rfft2(centred).abs().square().sum(dim=1).numpy() / float(window.square().sum())
-    power = np.empty((len(half), height, width))
+    power: Floats = np.empty((len(half), height, width))
     power[:, :, : half.shape[2]] = half
     # A real image has the same power at f and -f.
     power[:, :, half.shape[2] :] = half[:, -np.arange(height) % height, (width - 1) // 2 : 0 : -1]
+    return power
+
+
+def log_spectra(images: ArrayLike) -> Floats:
+    """Return the log of `power_spectra` of images [N, C, H, W], 0 to 255, in dB: [N, H, W]."""
     # The rounding to whole grey levels alone makes a twelfth; flat images must not give -inf.
-    result: Floats = 10 * np.log10(power + 1 / 12)
+    result: Floats = 10 * np.log10(power_spectra(images) + 1 / 12)
     return result
 
 
@@ -123,7 +128,7 @@ def compare_spectra(
     real = np.average(blocks, axis=0, weights=weights)
     between_halves, half_size = _compare_halves(blocks, weights, generator)
     scatter = _smooth_scatter(between_halves)
-    looked_at = _frequencies(*made.shape) * min(made.shape) >= LEAST_WAVES
+    looked_at = frequencies(*made.shape) * min(made.shape) >= LEAST_WAVES
     # The largest z between halves, which differ by chance alone, over as many frequencies as are searched for peaks.
     largest = float((between_halves / scatter)[:, looked_at].max())
     least_z = max(LEAST_Z, MARGIN * largest)
@@ -166,7 +171,7 @@ def isolated_excess(difference: Floats) -> Floats:
 
 def radial_mean(spectrum: Floats) -> tuple[Floats, Floats]:
     """Return frequencies from 0 to 0.5 cycles a pixel and the mean of a spectrum [H, W] over the ring around each."""
-    radius = _frequencies(*spectrum.shape)
+    radius = frequencies(*spectrum.shape)
     count = min(spectrum.shape) // 2
     ring = np.rint(radius * 2 * count).astype(int)
     inside = ring <= count
@@ -174,7 +179,7 @@ def radial_mean(spectrum: Floats) -> tuple[Floats, Floats]:
     return np.arange(count + 1) / (2 * count), sums / np.bincount(ring[inside], minlength=count + 1)
 
 
-def _frequencies(height: int, width: int) -> Floats:
+def frequencies(height: int, width: int) -> Floats:
     """Return the frequency across the wave, [H, W]."""
     result: Floats = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
     return result

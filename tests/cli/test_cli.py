@@ -365,13 +365,16 @@ def test_lpips_has_a_column_where_its_weights_are_given(
     run: Run, tiny_model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_weights: bool
 ) -> None:
     from synthmed.generators.diffusion import reconstruction
+    from synthmed.metrics.bands import BandFigures
 
     weights = tiny_model_file if with_weights else None
+    bands = BandFigures((1.0, 0.75, 0.5, 0.25, 0.125, None), (0.0, 0.25, 0.5, 0.75, 0.875, None))
 
     def measured(paths: list[Path], *_: object, **options: object) -> reconstruction.ReconstructionReport:
         assert (paths, options["vgg_weights"]) == ([tiny_model_file], weights)
         lpips = None if weights is None else (0.25, 0.125)
-        row = reconstruction.ReconstructionRow("m", "test", "all", 3, (0.9, 0.1), (1e-3, 1e-4), (30.0, 2.0), lpips)
+        figures = ((0.9, 0.1), (1e-3, 1e-4), (30.0, 2.0), bands, lpips)
+        row = reconstruction.ReconstructionRow("m", "test", "all", 3, *figures)
         published = reconstruction.PUBLISHED["airogs"]
         return reconstruction.ReconstructionReport((row,), "airogs", 256, 5, published, "sheet.png")
 
@@ -382,6 +385,10 @@ def test_lpips_has_a_column_where_its_weights_are_given(
     assert table.code == 0
     assert "30.0 ± 2.0" in table.stdout
     assert ("LPIPS (VGG-16)" in table.stdout) == ("0.250 ± 0.125" in table.stdout) == (weights is not None)
+    # A table of their own, in which what originals do not have is a dash.
+    rows = [line.replace("│", " ").split() for line in table.stdout.splitlines()]
+    assert ["m", "test", "kept", "1.000", "0.750", "0.500", "0.250", "0.125", "-"] in rows
+    assert ["m", "test", "error", "0.000", "0.250", "0.500", "0.750", "0.875", "-"] in rows
 
 
 def test_models_are_added_listed_and_shown(run: Run, tiny_model_file: Path) -> None:

@@ -130,6 +130,37 @@ def test_better_generator_scores_better_and_its_floor_is_near(evaluated):
     assert difference["p_value"] < 0.01
 
 
+def test_noise_is_power_of_high_bands_and_no_spread_of_brightness(evaluated):
+    _, results = evaluated
+    assert {(row["generated"], row["label"]) for row in results["bands"]} == {
+        (name, label) for name in ("good", "bad") for label in ("all", *CLASSES)
+    }
+    good, bad = (
+        {row["band"]: row for row in results["bands"] if (row["generated"], row["label"]) == (name, "all")}
+        for name in ("good", "bad")
+    )
+    assert len(good) == len(bad) == 6
+    for row in good.values():
+        assert row["low"] < 1.1 and row["high"] > 0.9 and 0.7 < row["floor"]["mean"] < 1.4
+    assert bad["above 0.375"]["low"] > 3 and bad["0 to 0.0625"]["value"] < 1.3
+    assert len(results["brightness"]) == 2 * 3 * 3
+    assert not any(row["has_fault"] for row in results["brightness"]) and results["findings"] == []
+
+
+def test_brightness_that_varies_too_much_is_a_finding_of_the_command(run_program, real, tmp_path):
+    generator = np.random.default_rng(0)
+    # Each eye is brighter or darker as a whole, as after a sampler whose noise has the wrong size.
+    changed = [np.clip(image + 25 * generator.standard_normal(), 0, 255).astype(np.uint8) for image in eyes(60)]
+    made = save(tmp_path / "made", changed)
+    words = ("evaluate", "--real", real, "--synthetic", made, "--features", "radiomic", "--checks", "artefacts")
+    code, out, _ = run_program(*words, "-o", tmp_path / "out")
+    assert code == 0
+    assert "made: brightness varies" in out and "spread / real spread" in out
+    assert "power of generated images / power of real ones" in out and "above 0.375" in out
+    code, out, _ = run_program(*words, "-o", tmp_path / "out", "--json")
+    assert code == 0 and any(row["has_fault"] for row in json.loads(out)["brightness"])
+
+
 def test_results_state_what_they_depend_on(evaluated, real):
     output, results = evaluated
     assert json.loads((output / "results.json").read_text()) == json.loads(json.dumps(results))
@@ -151,6 +182,13 @@ def test_earlier_results_stand_beside_if_made_alike(real, noisy, drawn, evaluate
     assert joined is not None
     assert [images["name"] for images in joined["generated"]] == ["third", "good", "bad"]
     assert scores(joined, "good") == scores(results, "good")
+    assert joined["bands"] == results["bands"] and joined["brightness"] == results["brightness"]
+    # Results of earlier versions do not have these.
+    older = {name: part for name, part in results.items() if name not in ("bands", "brightness")}
+    (tmp_path / "older.json").write_text(json.dumps(older))
+    joined = evaluate(replace(alone, baselines=(tmp_path / "older.json",)))
+    assert joined is not None and scores(joined, "good") == scores(results, "good")
+    assert joined["bands"] == joined["brightness"] == []
     smaller = draw(tmp_path / "smaller", dict.fromkeys(CLASSES, 10), first=50)
     with pytest.raises(DataError, match=r"cannot be compared: num_generated.*24.*10"):
         evaluate(replace(alone, generated=(str(smaller),), baselines=(output,)))
@@ -270,7 +308,7 @@ FLAT = np.full((SIDE, SIDE, 3), 90, dtype=np.uint8)
 # Set -> its images; what is found; what has no value, C_T of held-out images among it, of which there are 20.
 ODD_SETS = {
     "flat": ([FLAT] * 24, "flat: all 24 images are the same picture", {"C_T"}),
-    "two": (eyes(2), None, {"Fréchet", "kernel", "precision,", "MS-SSIM", "C_T,", "C_T"}),
+    "two": (eyes(2), None, {"Fréchet", "kernel", "precision,", "MS-SSIM", "C_T,", "C_T", "detail", "brightness"}),
 }
 
 
@@ -352,7 +390,8 @@ def test_real_images_of_one_patient_have_no_intervals_and_all_else(drawn, tmp_pa
     assert results["scores"] == [] and results["diversity"]
     notes = results["not_looked_into"]
     assert "all real images belong to one patient" in notes["kernel distance (KID) of good, all"]
-    assert {"grid patterns in good", "near-duplicates in good"} <= notes.keys()
+    missing = {"grid patterns in good", "near-duplicates in good", "detail by band of good, all"}
+    assert missing <= notes.keys() and results["bands"] == results["brightness"] == []
 
 
 def test_eye_columns_are_of_eyes_alone(drawn, noisy, tmp_path):

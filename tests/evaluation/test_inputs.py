@@ -83,6 +83,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(folder / "cataracts", ("cataract", "glaucoma"))
     (folder / "file").write_text("no folder")
     (folder / "results.json").write_text('{"conditions": {}}')
+    later: dict[str, object] = {"conditions": {}, "generated": [], "scores": [], "kid_subsets": [], "bands": {}}
+    (folder / "bands.json").write_text(json.dumps(later))
     return folder
 
 
@@ -114,6 +116,7 @@ FAULTS = [
     (["--held-out", "real:train"], 3, "--held-out real:train holds the training images"),
     (["--baseline", "nowhere"], 3, "no such file: nowhere"),
     (["--baseline", "results.json"], 3, "holds no results of synthmed evaluate"),
+    (["--baseline", "bands.json"], 3, "holds no results of synthmed evaluate"),
     (["-o", "file"], 3, "file is not a folder"),
     (["-o", "file/deeper"], 4, "a part of the path is a file"),
     # Of several faults the first is told, words before files.

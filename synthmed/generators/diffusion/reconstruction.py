@@ -20,6 +20,7 @@ from synthmed.errors import DataError
 from synthmed.files.atomic import write_bytes, write_json
 from synthmed.files.outputs import check_output
 from synthmed.generators.diffusion.pipeline import Pipeline, load_pipeline
+from synthmed.metrics.bands import EDGES, BandFigures, reconstruction_powers, summarise_reconstruction
 from synthmed.metrics.perceptual import MIN_SIZE, Lpips
 from synthmed.metrics.reconstruction import ms_ssim, mse, num_scales, psnr
 from synthmed.runtime import device as devices
@@ -29,7 +30,7 @@ BATCH = 16
 SHEET_IMAGES = 8
 AMPLIFIED = 4
 Figures = Mapping[str, Callable[[Tensor, Tensor], Tensor]]
-FIGURES: Figures = {"ms_ssim": ms_ssim, "mse": mse, "psnr_db": psnr}
+FIGURES: Figures = {"ms_ssim": ms_ssim, "mse": mse, "psnr_db": psnr, "bands": reconstruction_powers}
 # Mean and standard deviation on the reference sets of the paper, Tables 1 (Medfusion) and 2 (Stable Diffusion).
 PUBLISHED = {
     "airogs": {
@@ -49,7 +50,7 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class ReconstructionRow:
-    """Figures of one autoencoder on one class of one split, each as (mean, standard deviation)."""
+    """Figures of one autoencoder on one class of one split, each but the bands as (mean, standard deviation)."""
 
     checkpoint: str
     split: str
@@ -58,6 +59,7 @@ class ReconstructionRow:
     ms_ssim: tuple[float, float]
     mse: tuple[float, float]
     psnr_db: tuple[float, float]
+    bands: BandFigures
     lpips: tuple[float, float] | None = None
 
 
@@ -72,6 +74,8 @@ class ReconstructionReport:
     """5 as published; fewer where images are too small for that."""
     published: dict[str, dict[str, tuple[float, float]]]
     sheet: str
+    band_edges: tuple[float, ...] = EDGES
+    """Where the bands begin, in cycles per pixel; see `metrics.bands`."""
 
 
 def evaluate_autoencoders(
@@ -176,7 +180,7 @@ def _lpips(weights: Path, device: torch.device) -> Callable[[Tensor, Tensor], Te
 
 @torch.no_grad()
 def _measure(model: Pipeline, images: ImageSet, wanted: Figures, what: str) -> dict[str, NDArray[np.float64]]:
-    """Return each figure of each image."""
+    """Return each figure of each image: [N], but of bands [N, 3, B]."""
     found: dict[str, list[Tensor]] = {name: [] for name in wanted}
     with progress(f"reconstructing {what}", len(images), "images") as advance:
         for first in range(0, len(images), BATCH):
@@ -196,8 +200,10 @@ def _rows(
     }
     rows = []
     for label, mask in chosen.items():
-        spread = {what: (float(values[mask].mean()), float(values[mask].std())) for what, values in figures.items()}
-        rows.append(ReconstructionRow(name, split, label, int(mask.sum()), **spread))
+        chosen_figures = {what: values[mask] for what, values in figures.items()}
+        bands = summarise_reconstruction(chosen_figures.pop("bands"))
+        spread = {what: (float(values.mean()), float(values.std())) for what, values in chosen_figures.items()}
+        rows.append(ReconstructionRow(name, split, label, int(mask.sum()), bands=bands, **spread))
     return rows
 
 

@@ -14,6 +14,7 @@ from synthmed.data.shards.read import open_folder
 from synthmed.errors import DataError
 from synthmed.generators.diffusion.pipeline import load_pipeline
 from synthmed.generators.diffusion.reconstruction import evaluate_autoencoders
+from synthmed.metrics.bands import band_powers
 from synthmed.metrics.perceptual import Lpips
 from synthmed.phantoms.release import phantom_release
 
@@ -39,6 +40,24 @@ def test_figures_are_means_over_the_images_of_a_class(shards, tiny_model_file, t
     assert report.rows[0].psnr_db[0] == pytest.approx(np.mean(-10 * np.log10(errors)), rel=1e-4)
     assert report.ms_ssim_scales == 2
     assert json.loads((tmp_path / "out" / "reconstruction.json").read_text())["size"] == 16
+
+
+def test_bands_are_those_of_the_unrounded_reconstructions(shards, tiny_model_file, tmp_path):
+    """Means over images of linear power, of all classes and of each, as the definition gives them."""
+    report = evaluate_autoencoders([tiny_model_file], shards, tmp_path / "out", splits=["test"], device="cpu")
+    images = open_images(open_folder(shards, "test"), size=16)
+    model = load_pipeline(tiny_model_file)
+    original = to_float(images.load(range(12)))
+    with torch.no_grad():
+        decoded = to_unit(model.decode(model.moments(original)[0]))
+    unit = to_unit(original)
+    made, whole, error = (255**2 * band_powers(part) for part in (decoded, unit, decoded - unit))
+    for row, chosen in zip(report.rows, (images.labels >= 0, images.labels == 0, images.labels == 1), strict=True):
+        assert row.bands.kept == pytest.approx(made[chosen].mean(axis=0) / whole[chosen].mean(axis=0), rel=1e-3)
+        assert row.bands.error == pytest.approx(error[chosen].mean(axis=0) / whole[chosen].mean(axis=0), rel=1e-3)
+    stored = json.loads((tmp_path / "out" / "reconstruction.json").read_text())
+    assert stored["band_edges"] == [0, 0.0625, 0.125, 0.1875, 0.25, 0.375]
+    assert tuple(stored["rows"][2]["bands"]["kept"]) == report.rows[2].bands.kept
 
 
 def test_several_checkpoints_share_one_sheet(shards, tiny_model_file, save_tiny_model, tmp_path):
