@@ -29,6 +29,8 @@ from synthmed.runtime.progress import progress
 BATCH = 16
 SHEET_IMAGES = 8
 AMPLIFIED = 4
+DETAIL_STEPS = 12
+"""Passes of the detail stage, where the file does not say how many."""
 Figures = Mapping[str, Callable[[Tensor, Tensor], Tensor]]
 FIGURES: Figures = {"ms_ssim": ms_ssim, "mse": mse, "psnr_db": psnr, "bands": reconstruction_powers}
 # Mean and standard deviation on the reference sets of the paper, Tables 1 (Medfusion) and 2 (Stable Diffusion).
@@ -91,7 +93,8 @@ def evaluate_autoencoders(
     """Encode and decode all images of some splits, and write figures and a sheet to look at.
 
     Args:
-        checkpoints: Model files, of autoencoders or whole pipelines, for the same size of images or for any.
+        checkpoints: Model files, of autoencoders or whole pipelines, for the same size of images or for any; one with a
+            detail stage is measured without it and with it.
         data: Folder of shards.
         output: Gets `reconstruction.json` and `reconstruction.png`.
         splits: Which ones; all that there are by default.
@@ -113,6 +116,7 @@ def evaluate_autoencoders(
     wanted = FIGURES if vgg_weights is None else {**FIGURES, "lpips": _lpips(vgg_weights, target)}
     models = {str(path): load_pipeline(path, target) for path in checkpoints}
     size, channels = _common_size(models.values(), size)
+    reconstructors = _reconstructors(models)
     rows: list[ReconstructionRow] = []
     dataset, sheet = "", None
     for folder in folders:
@@ -124,11 +128,11 @@ def evaluate_autoencoders(
         if vgg_weights is not None and size < MIN_SIZE:
             raise DataError(f"LPIPS cannot be measured on images of {size} pixels", f"it needs {MIN_SIZE}")
         dataset = folder.dataset or ""
-        for name, model in models.items():
-            figures = _measure(model, images, wanted, f"{split}: {Path(name).parent.parent.name or name}")
+        for name, reconstruct in reconstructors.items():
+            figures = _measure(reconstruct, images, wanted, f"{split}: {Path(name).parent.parent.name or name}")
             rows += _rows(name, split, folder.classes, images.labels, figures)
         # By name the first split is test, which no training has seen.
-        sheet = sheet if sheet is not None else _sheet(list(models.values()), images)
+        sheet = sheet if sheet is not None else _sheet(list(reconstructors.values()), images)
     path = output / "reconstruction.png"
     assert sheet is not None and size is not None
     write_bytes(path, encode_image(sheet, "png"))
@@ -166,10 +170,43 @@ def _check_size(models: Mapping[str, Pipeline], size: int) -> None:
             )
 
 
-@torch.no_grad()
-def reconstruct(model: Pipeline, images: Tensor) -> Tensor:
-    """Return decoded posterior means of float images, [N, C, H, W] in [-1, 1] but for overshoot."""
-    return model.decode(model.moments(images)[0])
+@dataclass(frozen=True)
+class Reconstructor:
+    """Encodes and decodes images.
+
+    Args:
+        model: Autoencoder, with or without a detail stage.
+        detail_steps: Passes of the detail stage, which makes anew what the autoencoder loses; 0 for none.
+    """
+
+    model: Pipeline
+    detail_steps: int = 0
+
+    def __call__(self, images: Tensor, labels: NDArray[np.int64], first: int = 0) -> Tensor:
+        """Return the images again, decoded from the posterior's mean.
+
+        Args:
+            images: Float images [N, C, H, W] in [-1, 1].
+            labels: Their classes [N], for a detail stage that is told them.
+            first: Number of the first one: the noise of the detail stage depends on it.
+
+        Returns:
+            Float images, likewise but for overshoot.
+        """
+        structure = self.model.decode(self.model.moments(images)[0])
+        return self.model.refine(structure, range(first, first + len(images)), self.detail_steps, labels.tolist())
+
+
+def _reconstructors(models: Mapping[str, Pipeline]) -> dict[str, Reconstructor]:
+    """Return each model's autoencoder by name, and where it has a detail stage, that on top of it."""
+    found = {}
+    for name, model in models.items():
+        found[name] = Reconstructor(model)
+        if model.detail is not None:
+            preset = model.header.sampling
+            steps = preset.detail_steps if preset and preset.detail_steps else DETAIL_STEPS
+            found[f"{name} + detail"] = Reconstructor(model, steps)
+    return found
 
 
 def _lpips(weights: Path, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
@@ -179,13 +216,16 @@ def _lpips(weights: Path, device: torch.device) -> Callable[[Tensor, Tensor], Te
 
 
 @torch.no_grad()
-def _measure(model: Pipeline, images: ImageSet, wanted: Figures, what: str) -> dict[str, NDArray[np.float64]]:
+def _measure(
+    reconstruct: Reconstructor, images: ImageSet, wanted: Figures, what: str
+) -> dict[str, NDArray[np.float64]]:
     """Return each figure of each image: [N], but of bands [N, 3, B]."""
     found: dict[str, list[Tensor]] = {name: [] for name in wanted}
     with progress(f"reconstructing {what}", len(images), "images") as advance:
         for first in range(0, len(images), BATCH):
-            batch = to_float(images.load(range(first, min(first + BATCH, len(images)))).to(model.device))
-            decoded, original = to_unit(reconstruct(model, batch)), to_unit(batch)
+            rows = slice(first, first + BATCH)
+            batch = to_float(images.load(range(len(images))[rows]).to(reconstruct.model.device))
+            decoded, original = to_unit(reconstruct(batch, images.labels[rows], first)), to_unit(batch)
             for name, figure in wanted.items():
                 found[name].append(figure(decoded, original).double().cpu())
             advance(len(batch))
@@ -207,13 +247,13 @@ def _rows(
     return rows
 
 
-def _sheet(models: Sequence[Pipeline], images: ImageSet) -> NDArray[np.uint8]:
-    """Return a row of originals, and for each model a row of reconstructions and one of amplified differences."""
+def _sheet(reconstructors: Sequence[Reconstructor], images: ImageSet) -> NDArray[np.uint8]:
+    """Return a row of originals, and for each way to reconstruct a row of reconstructions and one of amplified differences."""
     count = min(SHEET_IMAGES, len(images))
-    original = images.load(range(count))
+    original, labels = images.load(range(count)), images.labels[:count]
     rows, titles = [original], ["original"]
-    for number, model in enumerate(models):
-        decoded = to_uint8(reconstruct(model, to_float(original.to(model.device)))).cpu()
+    for number, reconstruct in enumerate(reconstructors):
+        decoded = to_uint8(reconstruct(to_float(original.to(reconstruct.model.device)), labels)).cpu()
         difference = 128 + AMPLIFIED * (decoded.int() - original.int())
         rows += [decoded, difference.clamp(0, 255).to(torch.uint8)]
         titles += [f"reconstruction {number + 1}", f"difference x {AMPLIFIED}"]
