@@ -89,7 +89,9 @@ def make_tensors() -> MakeTensors:
     """A function that gives random weights for a header under a model file's names, always the same."""
     import torch
 
+    from synthmed.formats.model_files import DETAIL_PREFIX
     from synthmed.generators.diffusion.networks.autoencoder import Autoencoder
+    from synthmed.generators.diffusion.networks.detail import DetailNetwork
     from synthmed.generators.diffusion.networks.unet import build_denoiser
 
     def make(header: DiffusionHeader) -> dict[str, Any]:
@@ -99,7 +101,10 @@ def make_tensors() -> MakeTensors:
             assert isinstance(build.vae, VaeConfig) and build.unet is not None
             autoencoder = Autoencoder(build.vae)
             denoiser = build_denoiser(build.unet, build.vae.latent_channels, len(header.classes))
-        modules = {AUTOENCODER_PREFIX: autoencoder, DENOISER_PREFIX: denoiser}
+            modules: dict[str, Any] = {AUTOENCODER_PREFIX: autoencoder, DENOISER_PREFIX: denoiser}
+            if build.detail is not None:
+                classes = len(header.classes)
+                modules[DETAIL_PREFIX] = DetailNetwork(build.detail.unet, build.vae.image_channels, classes)
         return {prefix + name: value for prefix, net in modules.items() for name, value in net.state_dict().items()}
 
     return make

@@ -29,6 +29,7 @@ from synthmed.data.shards.write import Sample, write_shard
 from synthmed.errors import DeviceError, IncompleteError, UsageError
 from synthmed.files.atomic import write_json
 from synthmed.files.content import hash_file
+from synthmed.formats.model_files import save_model
 from synthmed.generators import registry
 from synthmed.generators.diffusion.config import DetailBuild, DetailUnetConfig, ScheduleConfig
 from synthmed.generators.diffusion.header import DiffusionHeader
@@ -659,17 +660,13 @@ def test_detail_can_be_left_out_and_leaves_no_mark(
     run: Run,
     tmp_path: Path,
     tiny_header: DiffusionHeader,
-    tiny_tensors: dict[str, Any],
+    make_tensors: Callable[..., dict[str, Any]],
     change_header: Callable[..., DiffusionHeader],
 ) -> None:
-    from synthmed.formats.model_files import DETAIL_PREFIX, save_model
-    from synthmed.generators.diffusion.networks.detail import DetailNetwork
-
-    unet = DetailUnetConfig(widths=(8, 8, 16), norm_groups=8, emb_channels=16)
-    header = change_header(tiny_header, detail=DetailBuild(unet), sampling=DiffusionSettings(steps=3, detail_steps=2))
-    detail = DetailNetwork(unet, 3, 2).state_dict()
+    detail = DetailBuild(DetailUnetConfig(widths=(8, 8, 16), norm_groups=8, emb_channels=16))
+    header = change_header(tiny_header, detail=detail, sampling=DiffusionSettings(steps=3, detail_steps=2))
     model = tmp_path / "model.safetensors"
-    save_model(model, header, {**tiny_tensors, **{DETAIL_PREFIX + name: tensor for name, tensor in detail.items()}})
+    save_model(model, header, make_tensors(header))
     words = ("generate", "--checkpoint", model, "--balanced", "-n", 4, "--device", "cpu")
     failed(run(*words, "-o", tmp_path / "x", "--no-detail", "--detail-steps", 3), 2, "--no-detail with --detail-steps")
     failed(run(*words, "-o", tmp_path / "x", "--detail-steps", 1001), 2, "the detail stage has 1000")

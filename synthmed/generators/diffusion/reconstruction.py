@@ -31,6 +31,7 @@ SHEET_IMAGES = 8
 AMPLIFIED = 4
 DETAIL_STEPS = 12
 """Passes of the detail stage, where the file does not say how many."""
+Measured = dict[str, NDArray[np.float64]]
 Figures = Mapping[str, Callable[[Tensor, Tensor], Tensor]]
 FIGURES: Figures = {"ms_ssim": ms_ssim, "mse": mse, "psnr_db": psnr, "bands": reconstruction_powers}
 # Mean and standard deviation on the reference sets of the paper, Tables 1 (Medfusion) and 2 (Stable Diffusion).
@@ -216,9 +217,7 @@ def _lpips(weights: Path, device: torch.device) -> Callable[[Tensor, Tensor], Te
 
 
 @torch.no_grad()
-def _measure(
-    reconstruct: Reconstructor, images: ImageSet, wanted: Figures, what: str
-) -> dict[str, NDArray[np.float64]]:
+def _measure(reconstruct: Reconstructor, images: ImageSet, wanted: Figures, what: str) -> Measured:
     """Return each figure of each image: [N], but of bands [N, 3, B]."""
     found: dict[str, list[Tensor]] = {name: [] for name in wanted}
     with progress(f"reconstructing {what}", len(images), "images") as advance:
@@ -233,7 +232,7 @@ def _measure(
 
 
 def _rows(
-    name: str, split: str, classes: Sequence[str], labels: NDArray[np.int64], figures: dict[str, NDArray[np.float64]]
+    name: str, split: str, classes: Sequence[str], labels: NDArray[np.int64], figures: Measured
 ) -> list[ReconstructionRow]:
     chosen = {"all": np.ones(len(labels), dtype=bool)} | {
         label_name: labels == label for label, label_name in enumerate(classes)
@@ -248,7 +247,7 @@ def _rows(
 
 
 def _sheet(reconstructors: Sequence[Reconstructor], images: ImageSet) -> NDArray[np.uint8]:
-    """Return a row of originals, and for each way to reconstruct a row of reconstructions and one of amplified differences."""
+    """Return a row of originals, and for each way to reconstruct them a row of that and one of differences."""
     count = min(SHEET_IMAGES, len(images))
     original, labels = images.load(range(count)), images.labels[:count]
     rows, titles = [original], ["original"]

@@ -12,6 +12,7 @@ from synthmed.generators.diffusion.config import DetailBuild, DetailUnetConfig, 
 from synthmed.generators.diffusion.header import DiffusionHeader
 from synthmed.generators.diffusion.networks.autoencoder import Autoencoder
 from synthmed.generators.diffusion.networks.detail import BANDS, DetailNetwork, from_bands, to_bands
+from synthmed.generators.diffusion.networks.unet import build_denoiser
 from synthmed.generators.diffusion.pipeline import Pipeline
 from synthmed.generators.diffusion.schedule import build_schedule
 from synthmed.generators.diffusion.settings import DiffusionSettings
@@ -91,11 +92,8 @@ def test_detail_depends_on_the_images_own_seed_alone(pipeline):
     assert pipeline.refine(structure, [1, 2, 3], 0) is structure
 
 
-def test_structure_is_the_same_with_and_without_detail(change_header, tiny_header, make_tensors):
+def test_structure_is_the_same_with_and_without_detail(change_header, tiny_header):
     header = change_header(tiny_header, detail=DetailBuild(UNET))
-    torch.manual_seed(0)
-    from synthmed.generators.diffusion.networks.unet import build_denoiser
-
     pipeline = build_pipeline(header)
     pipeline.denoiser = build_denoiser(header.build.unet, 4, 2).eval()
     plain = pipeline.sample([0, 1], seeds=[1, 2], steps=3)

@@ -12,6 +12,8 @@ from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
 from synthmed.data.sets.image_set import open_images
 from synthmed.data.shards.read import open_folder
 from synthmed.errors import DataError
+from synthmed.formats.model_files import save_model
+from synthmed.generators.diffusion.config import DetailBuild, DetailUnetConfig
 from synthmed.generators.diffusion.pipeline import load_pipeline
 from synthmed.generators.diffusion.reconstruction import evaluate_autoencoders
 from synthmed.metrics.bands import band_powers
@@ -58,6 +60,24 @@ def test_bands_are_those_of_the_unrounded_reconstructions(shards, tiny_model_fil
     stored = json.loads((tmp_path / "out" / "reconstruction.json").read_text())
     assert stored["band_edges"] == [0, 0.0625, 0.125, 0.1875, 0.25, 0.375]
     assert tuple(stored["rows"][2]["bands"]["kept"]) == report.rows[2].bands.kept
+
+
+def test_detail_stage_is_measured_beside_the_autoencoder_alone(
+    shards, tiny_header, change_header, make_tensors, tmp_path
+):
+    unet = DetailUnetConfig(widths=(8, 8), strides=(1, 2), norm_groups=8)
+    header = change_header(tiny_header, detail=DetailBuild(unet))
+    path = tmp_path / "model.safetensors"
+    save_model(path, header, make_tensors(header))
+    report = evaluate_autoencoders([path], shards, tmp_path / "out", splits=["test"], device="cpu")
+    plain, detailed = (row for row in report.rows if row.label == "all")
+    assert (plain.checkpoint, detailed.checkpoint) == (str(path), f"{path} + detail")
+    images = open_images(open_folder(shards, "test"), size=16)
+    model, original = load_pipeline(path), to_float(images.load(range(12)))
+    structure = model.decode(model.moments(original)[0])
+    for row, made in ((plain, structure), (detailed, model.refine(structure, range(12), 12))):
+        assert row.mse[0] == pytest.approx((to_unit(made) - to_unit(original)).square().mean().item(), rel=1e-4)
+    assert detailed.mse != plain.mse
 
 
 def test_several_checkpoints_share_one_sheet(shards, tiny_model_file, save_tiny_model, tmp_path):
