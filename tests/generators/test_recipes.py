@@ -98,6 +98,9 @@ def test_published_losses_are_in_the_large_recipes_and_their_preset(name):
         assert recipe.autoencoder.deep_weight == recipe.adversarial.deep_weight == 0.25
         assert (recipe.autoencoder.pixel_loss, recipe.adversarial.pixel_loss) == ("mse", "l1")
         assert recipe.adversarial.lr == recipe.adversarial.discriminator_lr == 1e-6
+        # What is published are the last weights.
+        assert {recipe.autoencoder.keep, recipe.diffusion.keep} == {"last" if changes else "best"}
+        assert recipe.adversarial.keep == "last"
 
 
 @pytest.mark.parametrize("name", ["airogs-64-cpu", "chexpert-64-cpu", "phantom-fundus", "small-64", "tiny"])
