@@ -14,7 +14,7 @@ from synthmed.errors import DataError
 from synthmed.files.atomic import write_json
 from synthmed.files.content import read_json
 from synthmed.generators.families import FAMILIES
-from synthmed.generators.family import Recipe, Stage, StageContext, StageRequest
+from synthmed.generators.family import CONFIG_NAME, Recipe, Stage, StageContext, StageRequest
 from synthmed.generators.starts import find_start
 from synthmed.runtime import device as devices
 from synthmed.runtime import version
@@ -24,8 +24,6 @@ from synthmed.runtime.seeds import derive_seed
 from synthmed.training.config import StageConfig
 from synthmed.training.loop import MODEL_NAME, Trainer
 from synthmed.training.task import Task
-
-CONFIG_NAME = "config.json"
 
 
 def run_stage(request: StageRequest, stage: Stage, start: Path | None = None) -> dict[str, Any]:
