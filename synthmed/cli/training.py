@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,12 +21,12 @@ from synthmed.cli.common import (
 )
 from synthmed.config.limits import MAX_THREADS
 from synthmed.data.shards.read import find_shards
-from synthmed.errors import UsageError
+from synthmed.errors import DataError, UsageError
 from synthmed.files.content import hash_file
 from synthmed.files.storage import location
 from synthmed.generators import registry
 from synthmed.generators.families import FAMILIES, load_recipe, read_header
-from synthmed.generators.family import Stage, StageRequest
+from synthmed.generators.family import Recipe, Stage, StageRequest
 from synthmed.runtime.launch import read_launch, started_as_main
 from synthmed.runtime.progress import log
 
@@ -71,24 +73,47 @@ def training_request(
     """Return what a training is asked for; a group of options."""
     read_launch(together=True)
     models_home(to_write=True)
+    run, given = None if overwrite else output, changes or []
     if recipe is None:
         check_data(data)
-        recipe, changes = _choose(data, device, changes)
-    # A wrong recipe is told before torch is imported.
-    chosen = load_recipe(recipe, changes or [])
+        recipe, given = _choose(data, run, device, given)
+        chosen = load_recipe(recipe, given)
+    else:
+        # A wrong recipe is told before torch is imported.
+        chosen = _fit(load_recipe(recipe, given), data, run, recipe, given)
     return StageRequest(chosen, data, output, seed, device, workers, overwrite, vgg_weights)
 
 
-def _choose(data: Path, device: str, changes: list[str] | None) -> tuple[str, list[str]]:
+def _choose(data: Path, run: Path | None, device: str, given: list[str]) -> tuple[str, list[str]]:
     """Return a recipe that suits the data, with the user's changes after those that fit it; say which and why."""
     from synthmed.generators.choice import choose_recipe
     from synthmed.runtime.device import select_device
 
-    choice = choose_recipe(data, select_device(device).type)
+    choice = choose_recipe(data, select_device(device).type, run)
+    _say_recipe(choice.name, choice.changes, choice.reason)
+    return choice.name, [*choice.changes, *given]
+
+
+def _fit(chosen: Recipe, data: Path, run: Path | None, name: str, given: list[str]) -> Recipe:
+    """Return a named recipe with one channel for grey images, unless the user has said how many; say so."""
+    from synthmed.generators.choice import fit_channels
+
+    keys = {change.partition("=")[0].strip() for change in given}
+    if keys >= {change.partition("=")[0] for change in chosen.with_channels(1)}:
+        return chosen
+    changes: list[str] = []
+    with contextlib.suppress(DataError):  # told when the data are opened, after what is wrong with the command
+        changes = fit_channels(chosen, data, run)
+    if not changes:
+        return chosen
+    _say_recipe(name, changes, "the images are grey: one channel")
+    return load_recipe(name, [*changes, *given])
+
+
+def _say_recipe(name: str, changes: Sequence[str], reason: str) -> None:
     if started_as_main():
-        said = " ".join(f"--set {change}" for change in choice.changes)
-        log(f"recipe: {' '.join([choice.name, said]).strip()} ({choice.reason})")
-    return choice.name, [*choice.changes, *(changes or [])]
+        said = " ".join(f"--set {change}" for change in changes)
+        log(f"recipe: {' '.join([name, said]).strip()} ({reason})")
 
 
 def find_stage(request: StageRequest, name: str) -> Stage:

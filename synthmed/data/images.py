@@ -17,8 +17,8 @@ from PIL import Image, PngImagePlugin
 
 from synthmed.data.decode.frame import BrokenImage, OtherImage
 from synthmed.data.decode.kinds import ALL_KINDS, Kind, find_kind, read_frame
+from synthmed.data.decode.pixels import BAND_PIXELS, decode_frame
 from synthmed.data.decode.pixels import ImageArray as ImageArray
-from synthmed.data.decode.pixels import decode_frame
 from synthmed.data.decode.png import check_png
 from synthmed.errors import DataError
 from synthmed.runtime.memory import IMAGES
@@ -146,6 +146,17 @@ def resize_image(image: ImageArray, size: int | tuple[int, int], method: ResizeM
     box = (left, top, width - left, height - top)
     resized = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR, box=box)
     return np.asarray(resized)
+
+
+def is_grey(image: ImageArray, tolerance: int = 0) -> bool:
+    """Say whether the channels of an image differ in no pixel by more than a tolerance, in grey levels."""
+    rows = max(1, BAND_PIXELS // image.shape[1])
+    for top in range(0, len(image), rows):
+        red, green, blue = np.moveaxis(image[top : top + rows], 2, 0)
+        most, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+        if (most - least).max() > tolerance:
+            return False
+    return True
 
 
 def to_grey(image: ImageArray) -> ImageArray:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from synthmed.runtime.processes import Processes
     from synthmed.training.task import Task
 
+CONFIG_NAME = "config.json"
+"""Settings of a stage, in its folder of a run."""
 OnStep = Callable[[int, int], None]
 """Called after each step of sampling with the steps done and the steps in all."""
 ImportFile = Callable[..., tuple[Header[Any, Any], Mapping[str, "Tensor"]]]

@@ -14,7 +14,7 @@ from synthmed.errors import DataError
 from synthmed.files.atomic import write_json
 from synthmed.files.content import read_json
 from synthmed.generators.families import FAMILIES
-from synthmed.generators.family import Recipe, Stage, StageContext, StageRequest
+from synthmed.generators.family import CONFIG_NAME, Recipe, Stage, StageContext, StageRequest
 from synthmed.generators.starts import find_start
 from synthmed.runtime import device as devices
 from synthmed.runtime import version
@@ -24,8 +24,6 @@ from synthmed.runtime.seeds import derive_seed
 from synthmed.training.config import StageConfig
 from synthmed.training.loop import MODEL_NAME, Trainer
 from synthmed.training.task import Task
-
-CONFIG_NAME = "config.json"
 
 
 def run_stage(request: StageRequest, stage: Stage, start: Path | None = None) -> dict[str, Any]:
@@ -99,7 +97,7 @@ def _claim(folder: Path, stage: Stage, context: StageContext, settings: Mapping[
             **settings,
             "data_hash": context.train.content_hash,
         }
-        longer = (stage.name,) if _only_longer(folder / CONFIG_NAME, config, stage) else ()
+        goes_on = (stage.name,) if _goes_on(folder / CONFIG_NAME, config, stage) else ()
         source = {
             "data_hash": str(request.data),
             "autoencoder_sha256": str(context.start),
@@ -112,7 +110,7 @@ def _claim(folder: Path, stage: Stage, context: StageContext, settings: Mapping[
             inputs,
             name=CONFIG_NAME,
             overwrite=request.overwrite,
-            may_differ=longer,
+            may_differ=goes_on,
             source=source,
             reads=[path for path in (context.start, request.vgg_weights) if path is not None],
             shared=False,
@@ -121,14 +119,21 @@ def _claim(folder: Path, stage: Stage, context: StageContext, settings: Mapping[
     context.processes.wait()
 
 
-def _only_longer(path: Path, config: Mapping[str, Any], stage: Stage) -> bool:
-    """Say whether a run differs from the one in its folder by more steps alone, at a constant learning rate."""
+def _goes_on(path: Path, config: Mapping[str, Any], stage: Stage) -> bool:
+    """Say whether a run differs from the one in its folder in nothing that its steps so far depend on.
+
+    That is by more steps at a constant learning rate, or by `keep`, which earlier versions did not know.
+    """
     wanted = config[stage.name]
-    if wanted["lr_schedule"] != "constant" or not path.is_file():
+    found = read_json(path) if path.is_file() else None
+    table = found.get(stage.name) if isinstance(found, dict) else None
+    if not isinstance(table, dict):
         return False
-    found = read_json(path)
-    steps = found.get(stage.name, {}).get("steps") if isinstance(found, dict) else None
-    return isinstance(steps, int) and steps < wanted["steps"] and found[stage.name] == {**wanted, "steps": steps}
+    table = {"keep": wanted["keep"], **table}
+    steps = table.get("steps")
+    if wanted["lr_schedule"] == "constant" and isinstance(steps, int) and steps < wanted["steps"]:
+        table["steps"] = wanted["steps"]
+    return bool(table == wanted)
 
 
 def _train(task: Task, config: StageConfig, folder: Path, context: StageContext) -> dict[str, Any]:

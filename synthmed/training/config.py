@@ -10,6 +10,8 @@ from synthmed.config.fields import described
 from synthmed.config.limits import MAX_BATCH_SIZE, MAX_STEPS
 from synthmed.errors import RecipeError
 
+KEEP = "which averaged weights become the model: those of the lowest validation loss, or the last"
+
 
 @dataclass(frozen=True)
 class StageConfig:
@@ -28,6 +30,7 @@ class StageConfig:
     ema_decay: float = described(
         0.9999, "decay of the averaged weights per step, reached gradually; 0 for no averaging"
     )
+    keep: Literal["best", "last"] = described("last", KEEP)
     precision: Literal["auto", "fp32", "bf16"] = described(
         "auto", "number type; auto takes bf16 where the device has matrix units for it"
     )

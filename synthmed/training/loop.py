@@ -30,15 +30,18 @@ from synthmed.training.averaging import average_weights, averaging_decay
 from synthmed.training.config import StageConfig
 from synthmed.training.draw import Draw
 from synthmed.training.figures import Figures
+from synthmed.training.kept import Kept
 from synthmed.training.learning_rates import learning_rate
 from synthmed.training.metrics import append_row, drop_rows_after, last_row
-from synthmed.training.state import Stored, load_state, save_state
+from synthmed.training.state import AVERAGED, Stored, load_state, save_state
 from synthmed.training.task import Stateful, Task
 from synthmed.training.updates import set_gradients
 
 STATE_NAME = "state.safetensors"
 MODEL_NAME = "model.safetensors"
 METRICS_NAME = "metrics.jsonl"
+VALIDATION_LOSS = "validation_loss"
+"""Name of the figure of `Task.validate` by which the best weights are known."""
 CHECK_EVERY = 10
 """Steps between two looks at losses and signals where each look means to wait, for a GPU or for other processes."""
 
@@ -77,7 +80,8 @@ class Trainer:
         first = {update.name: update for update in reversed(self.updates)}
         self.trained = {name: first[name].module for name in dict.fromkeys(update.name for update in self.updates)}
         self.optimizers = {name: first[name].make_optimizer(config) for name in self.trained}
-        self.stored = Stored({"averaged": self.averaged, **self.trained}, list(self.optimizers.values()))
+        self.kept = Kept(self.averaged) if config.keep == "best" and processes.main else None
+        self.stored = Stored({AVERAGED: self.averaged, **self.trained}, list(self.optimizers.values()), self.kept)
         self.dtype = devices.select_dtype(config.precision, self.device)
         self.check_every = 1 if self.device.type == "cpu" and processes.world == 1 else CHECK_EVERY
         self.figures = Figures(processes)
@@ -85,6 +89,8 @@ class Trainer:
 
     def run(self) -> dict[str, Any]:
         """Train to the last step, from the last checkpoint if there is one, and return the last figures.
+
+        Where the best weights are kept, `kept_step` and `kept_validation_loss` are among the figures.
 
         Raises:
             TrainingError: A loss or a gradient is not finite; the last checkpoint is kept.
@@ -101,7 +107,15 @@ class Trainer:
                     raise
                 raise DeviceError("the device is out of memory", "lower batch_size and run again") from error
         self.processes.wait()
-        return last_row(self.folder / METRICS_NAME)
+        return self._add_kept(last_row(self.folder / METRICS_NAME))
+
+    def _add_kept(self, figures: dict[str, Any]) -> dict[str, Any]:
+        """Return the last figures with those of the kept weights, and say on stderr which these are."""
+        if self.kept is None or self.kept.step is None:
+            return figures
+        step, loss = self.kept.step, self.kept.loss
+        log(f"kept: step {step} of {self.done}, validation loss {loss:.4g} (last: {figures[VALIDATION_LOSS]:.4g})")
+        return {**figures, "kept_step": step, "kept_validation_loss": loss}
 
     def _run_steps(self, stop: StopSignal) -> None:
         self.started = time.monotonic()
@@ -202,6 +216,8 @@ class Trainer:
             row = {"step": self.done, **losses, **self.task.validate(self.averaged)}
             row |= {"lr": learning_rate(self.config, self.done - 1, self.config.lr), "images_per_sec": round(rate, 2)}
             append_row(self.folder / METRICS_NAME, row)
+            if self.kept is not None:
+                self.kept.offer(self.averaged, self.done, row.get(VALIDATION_LOSS, math.inf))
             shown = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step")
             log(f"step {self.done}/{self.config.steps}  {shown}")
         self.processes.wait()
@@ -215,8 +231,11 @@ class Trainer:
 
     def _save_state(self) -> None:
         if self.processes.main:
-            finished = self.done == self.config.steps
-            self.task.save_model(self.folder / MODEL_NAME, self.averaged, {"steps": self.done, "finished": finished})
+            facts = {"steps": self.done, "finished": self.done == self.config.steps}
+            if self.kept is None or self.kept.step is None:
+                self.task.save_model(self.folder / MODEL_NAME, self.averaged, facts)
+            else:
+                self.task.save_model(self.folder / MODEL_NAME, self.kept.network, {**facts, **self.kept.facts})
             own = self.task.state_dict() if isinstance(self.task, Stateful) else {}
             save_state(self.folder / STATE_NAME, self.done, self.stored, own)
         self.processes.wait()
@@ -235,5 +254,7 @@ class Trainer:
             if self.processes.main:
                 drop_rows_after(self.folder / METRICS_NAME, self.done)
                 log(f"resuming at step {self.done} of {self.config.steps}")
+                if self.kept is not None and not self.kept.restored and self.done < self.config.steps:
+                    log(f"note: {path} does not say which weights were the best so far; they are compared from here on")
         for module in self.stored.modules.values():
             self.processes.share(itertools.chain(module.parameters(), module.buffers()))

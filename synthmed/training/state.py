@@ -14,8 +14,11 @@ from torch.optim import Optimizer
 
 from synthmed.errors import CheckpointError
 from synthmed.files.atomic import atomic_path
+from synthmed.training.kept import Kept
 from synthmed.training.task import TaskState
 
+AVERAGED = "averaged"
+KEPT = "kept"
 OPTIMIZER = "optimizer"
 TASK = "task"
 
@@ -24,18 +27,21 @@ class Stored(NamedTuple):
     """What the weights and moments of a state belong to.
 
     Args:
-        modules: Everything that has weights, by name.
+        modules: Everything that has weights, by name; `averaged` is among them.
         optimizers: Of the trained modules; the parameters are counted over all of them, in their order.
+        kept: The best averaged weights; `None` where the last ones count.
     """
 
     modules: Mapping[str, nn.Module]
     optimizers: Sequence[Optimizer]
+    kept: Kept | None = None
 
 
 def save_state(path: Path, step: int, stored: Stored, task: TaskState) -> None:
     """Write a state atomically.
 
-    Tensors are named `MODULE.NAME`, `optimizer.INDEX.NAME` and `task.NAME`; the task's numbers are in the header.
+    Tensors are named `MODULE.NAME`, `optimizer.INDEX.NAME` and `task.NAME`; the task's numbers are in the header. The
+    best weights are a module `kept`, which is left out while they are the averaged ones; their facts are in the header.
 
     Args:
         path: Name of the file.
@@ -43,10 +49,13 @@ def save_state(path: Path, step: int, stored: Stored, task: TaskState) -> None:
         stored: Modules and optimisers.
         task: The task's own state.
     """
+    kept, modules, metadata = stored.kept, dict(stored.modules), {}
+    if kept is not None:
+        metadata[KEPT] = json.dumps(kept.facts)
+        if kept.step not in (None, step):
+            modules[KEPT] = kept.network
     tensors = {
-        f"{part}.{name}": tensor
-        for part, module in stored.modules.items()
-        for name, tensor in module.state_dict().items()
+        f"{part}.{name}": tensor for part, module in modules.items() for name, tensor in module.state_dict().items()
     }
     for first, optimizer in _with_first_index(stored.optimizers):
         for index, moments in optimizer.state_dict()["state"].items():
@@ -55,16 +64,18 @@ def save_state(path: Path, step: int, stored: Stored, task: TaskState) -> None:
     tensors |= {f"{TASK}.{name}": value for name, value in task.items() if isinstance(value, Tensor)}
     numbers = {name: value for name, value in task.items() if not isinstance(value, Tensor)}
     with atomic_path(path) as part_path:
-        save_file(tensors, part_path, metadata={"step": str(step), TASK: json.dumps(numbers)})
+        save_file(tensors, part_path, metadata={"step": str(step), TASK: json.dumps(numbers), **metadata})
 
 
 def load_state(path: Path, stored: Stored) -> tuple[int, TaskState]:
-    """Read a state into modules and optimisers, and return the number of steps done and the task's own state.
+    """Read a state into modules, optimisers and kept weights; return the number of steps done and the task's own state.
+
+    A state of an earlier version says nothing of kept weights: `stored.kept` is then not `restored`.
 
     Raises:
         CheckpointError: The file is broken or the state of something else.
     """
-    tensors: dict[str, dict[str, Tensor]] = {name: {} for name in (*stored.modules, OPTIMIZER, TASK)}
+    tensors: dict[str, dict[str, Tensor]] = {name: {} for name in (*stored.modules, KEPT, OPTIMIZER, TASK)}
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
@@ -74,7 +85,11 @@ def load_state(path: Path, stored: Stored) -> tuple[int, TaskState]:
         for name, module in stored.modules.items():
             module.load_state_dict(tensors[name])
         _load_moments(stored.optimizers, tensors[OPTIMIZER])
-        return int(metadata["step"]), {**json.loads(metadata.get(TASK, "{}")), **tensors[TASK]}
+        step = int(metadata["step"])
+        if stored.kept is not None and KEPT in metadata:
+            facts = dict(json.loads(metadata[KEPT]))
+            stored.kept.restore(facts, tensors[AVERAGED if facts.get("kept_step") == step else KEPT])
+        return step, {**json.loads(metadata.get(TASK, "{}")), **tensors[TASK]}
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"cannot resume from {path}: {error}", "--overwrite starts anew") from error
 

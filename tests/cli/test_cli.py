@@ -21,6 +21,7 @@ from synthmed.config.recipes import recipe_names
 from synthmed.data.images import encode_image
 from synthmed.data.labels import Classes
 from synthmed.data.prepare.prepare import PrepareConfig, prepare_release
+from synthmed.data.prepare.releases import read_image_folders
 from synthmed.data.shards.card import FolderInfo
 from synthmed.data.shards.plan import RUN_FILE, shard_name
 from synthmed.data.shards.read import open_folder
@@ -772,6 +773,54 @@ def test_train_without_a_recipe_says_which_it_took_and_why(run: Run, shards: Pat
     assert line.startswith("recipe: phantom-fundus (made for phantom-fundus; runs on a CPU; 64 px, the shards have 32")
     shown = json.loads(run("checkpoints", "info", tmp_path / "run", "--json").stdout)
     assert (shown["kind"], shown["training"]["recipe"]) == ("generator", "phantom-fundus")
+
+
+@pytest.fixture(scope="module")
+def grey_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared shards of grey noise of 32 px."""
+    home = tmp_path_factory.mktemp("grey")
+    for number in range(24):
+        path = home / "images" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        grey = np.random.default_rng(number).integers(0, 256, (32, 32, 1), dtype=np.uint8)
+        path.write_bytes(encode_image(np.repeat(grey, 3, axis=2), "png"))
+    prepare_release(read_image_folders(home / "images"), home / "shards", PrepareConfig(size=32))
+    return home / "shards"
+
+
+def _channels(model: Path) -> int:
+    channels: int = read_header(model).build.vae.image_channels
+    return channels
+
+
+FITTED = "recipe: tiny --set vae.image_channels=1 (the images are grey: one channel)\n"
+
+
+def test_named_recipe_takes_one_channel_for_grey_images_and_keeps_to_it(
+    run: Run, grey_shards: Path, tmp_path: Path
+) -> None:
+    words = ["--recipe", "tiny", "--data", grey_shards, "-o", tmp_path / "run", "--device", "cpu", *SHORT]
+    for command in ("train-autoencoder", "train-diffusion", "train"):
+        result = run(command, *words)
+        assert result.code == 0, result
+        assert FITTED in result.stderr and "is not built as" not in result.stderr
+    assert _channels(tmp_path / "run" / "diffusion" / "model.safetensors") == 1
+
+
+def test_user_and_the_run_that_is_there_decide_on_the_channels(run: Run, grey_shards: Path, tmp_path: Path) -> None:
+    words = ["train", "--recipe", "tiny", "--data", grey_shards, "-o", tmp_path / "run", "--device", "cpu", *SHORT]
+    model = tmp_path / "run" / "diffusion" / "model.safetensors"
+    result = run(*words, "--set", "vae.image_channels=3")
+    assert result.code == 0 and "recipe:" not in result.stderr, result
+    assert _channels(model) == 3
+    before = hash_file(model)
+    # As it was begun by a version that did not look.
+    result = run(*words)
+    assert result.code == 0 and "recipe:" not in result.stderr, result
+    assert hash_file(model) == before
+    result = run(*words, "--overwrite")
+    assert result.code == 0 and FITTED in result.stderr, result
+    assert _channels(model) == 1
 
 
 def test_train_refuses_what_is_wrong_in_one_line(run: Run, shards: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from synthmed.data.images import (
     decode_image,
     detect_format,
     encode_image,
+    is_grey,
     resize_image,
     stretch_range,
     to_grey,
@@ -165,6 +166,18 @@ def test_range_is_stretched_per_image_and_flat_images_stay() -> None:
     image[0, 0], image[1, 1] = 20, 100
     stretched = stretch_range(image)
     assert (stretched.min(), stretched.max(), stretched[2, 2, 0]) == (0, 255, 128)
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+@pytest.mark.parametrize("tint", [-3, 3])
+def test_one_tinted_pixel_makes_an_image_coloured(channel: int, tint: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("synthmed.data.images.BAND_PIXELS", 20)  # four bands, the last of one row
+    image = np.repeat(np.full((7, 10, 1), 100, np.uint8), 3, axis=2)
+    assert is_grey(image)
+    for row in (0, 6):
+        tinted = image.copy()
+        tinted[row, 9, channel] = 100 + tint
+        assert (is_grey(tinted), is_grey(tinted, 2), is_grey(tinted, 3)) == (False, False, True)
 
 
 def test_grey_has_equal_channels() -> None:

@@ -13,13 +13,14 @@ from synthmed.config.recipes import RECIPE_FOLDERS, recipe_names
 from synthmed.config.tables import from_dict, to_dict
 from synthmed.data.images import encode_image
 from synthmed.data.labels import Classes
+from synthmed.data.prepare.report import REPORT_FILE
 from synthmed.data.shards.card import FolderInfo
 from synthmed.data.shards.plan import RUN_FILE, shard_name
 from synthmed.data.shards.side_files import write_side_files
 from synthmed.data.shards.write import Sample, write_shard
 from synthmed.errors import DataError, RecipeError
 from synthmed.files.atomic import write_json
-from synthmed.generators.choice import choose_recipe
+from synthmed.generators.choice import choose_recipe, fit_channels
 from synthmed.generators.diffusion.recipe import DiffusionRecipe
 from synthmed.generators.families import FAMILIES, load_recipe
 
@@ -98,6 +99,9 @@ def test_published_losses_are_in_the_large_recipes_and_their_preset(name):
         assert recipe.autoencoder.deep_weight == recipe.adversarial.deep_weight == 0.25
         assert (recipe.autoencoder.pixel_loss, recipe.adversarial.pixel_loss) == ("mse", "l1")
         assert recipe.adversarial.lr == recipe.adversarial.discriminator_lr == 1e-6
+        # What is published are the last weights.
+        assert {recipe.autoencoder.keep, recipe.diffusion.keep} == {"last" if changes else "best"}
+        assert recipe.adversarial.keep == "last"
 
 
 @pytest.mark.parametrize("name", ["airogs-64-cpu", "chexpert-64-cpu", "phantom-fundus", "small-64", "tiny"])
@@ -175,6 +179,44 @@ def test_grey_shards_get_a_model_of_one_channel(make_shards: Callable[..., Path]
     assert (choice.name, choice.changes) == ("small-64", ("vae.image_channels=1",))
     assert load_recipe(choice.name, choice.changes).image_channels == 1
     assert "the images are grey: one channel" in choice.reason
+
+
+def say(folder: Path, grey: bool | None) -> Path:
+    """Write what `synthmed prepare` has found of the images into a folder of shards."""
+    write_json(folder / REPORT_FILE, {"dataset": "mine"} if grey is None else {"grey": grey})
+    return folder
+
+
+@pytest.mark.parametrize("looks_grey", [False, True])
+@pytest.mark.parametrize("said", [False, True, None])
+def test_what_prepare_found_counts_before_what_some_images_look_like(
+    make_shards: Callable[..., Path], said: bool | None, looks_grey: bool
+) -> None:
+    """A grey JPEG has a little colour, and behind 32 grey images there may be others."""
+    data = say(make_shards(grey=looks_grey), said)
+    wanted = ["vae.image_channels=1"] if (looks_grey if said is None else said) else []
+    assert list(choose_recipe(data, "cpu").changes) == wanted
+    assert fit_channels(load("tiny"), data) == wanted
+    assert fit_channels(load("chexpert"), data) == wanted
+
+
+def test_named_recipe_that_is_published_or_fits_already_stays(make_shards: Callable[..., Path]) -> None:
+    data = say(make_shards(grey=True), True)
+    assert fit_channels(load("chexpert", ["preset=medfusion-2023"]), data) == []
+    assert fit_channels(load("tiny", ["vae.image_channels=1"]), data) == []
+
+
+@pytest.mark.parametrize(
+    ("begun", "wanted"), [(3, []), (1, ["vae.image_channels=1"]), (None, ["vae.image_channels=1"])]
+)
+def test_run_keeps_the_channels_that_it_was_begun_with(
+    make_shards: Callable[..., Path], tmp_path: Path, begun: int | None, wanted: list[str]
+) -> None:
+    data, run = say(make_shards(grey=True), True), tmp_path / "run"
+    write_json(run / "diffusion" / "config.json", {"data": {"size": 64}})
+    if begun is not None:
+        write_json(run / "autoencoder" / "config.json", {"vae": {"image_channels": begun, "widths": [8, 16]}})
+    assert fit_channels(load("tiny"), data, run) == list(choose_recipe(data, "cpu", run).changes) == wanted
 
 
 def test_shards_that_are_not_there_and_devices_without_a_recipe_are_named(

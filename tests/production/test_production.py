@@ -120,6 +120,23 @@ def test_other_than_square_images_and_what_their_folder_says(config, save_tiny_m
     assert report.problems[0].problem.endswith("has 40 x 16 pixels, but 16 x 40 are stated")
 
 
+@pytest.mark.parametrize("image_format", ["png", "webp", "jpg"])
+def test_images_of_a_model_of_one_channel_are_grey_to_the_level(
+    config, tiny_header, change_header, make_tensors, image_format, tmp_path
+):
+    header = change_header(tiny_header, vae=replace(tiny_header.build.vae, image_channels=1))
+    save_model(tmp_path / "grey.safetensors", header, make_tensors(header))
+    path = tmp_path / "grey.safetensors"
+    grey = replace(config, checkpoint=path, checkpoint_sha256=hash_file(path), header=header, counts=(2, 2))
+    generate(replace(grey, image_format=image_format), tmp_path / "out", device="cpu")
+    samples = read_all(tmp_path / "out")
+    assert len(samples) == 4
+    for members in samples.values():
+        image = np.asarray(Image.open(io.BytesIO(members[image_format])))
+        assert image.shape == (16, 16, 3) and image.std() > 1
+        assert (image == image[..., :1]).all()
+
+
 def test_unconditional_model_makes_images_of_its_one_class(config, tiny_header, change_header, make_tensors, tmp_path):
     unet = replace(tiny_header.build.unet, conditional=False)
     header = change_header(tiny_header, unet=unet, classes=Classes(("image",)))

@@ -108,6 +108,7 @@ def prepare_release(
     resumed = open_output(output, run_config, name=RUN_FILE, overwrite=overwrite, source=source, reads=reads)
     if resumed and (report := finished_report(output)):
         log(f"{output} is already complete")
+        _say_grey(report)
         return report
     maker = SampleMaker(info, config.size, config.resize, config.image_format, config.seed, release.draw, config.bits)
     with StopSignal() as stop:
@@ -117,7 +118,13 @@ def prepare_release(
     write_side_files(output, folder_info)
     report = make_report(release, usable, splits, problems)
     write_report(output, report)
+    _say_grey(report)
     return report
+
+
+def _say_grey(report: PrepareReport) -> None:
+    if report.grey:
+        log("note: all images are grey: models of one channel suit them")
 
 
 def _stat(item: RawItem) -> Fingerprint | None:

@@ -33,6 +33,8 @@ class RawItem:
     """Split that the release itself gives it; None leaves it to us."""
     sha256: bytes = b""
     """Of the file's bytes as they were checked; empty until then."""
+    grey: bool | None = None
+    """Whether it has no colours; None where nobody has looked."""
 
 
 @dataclass(frozen=True, slots=True)

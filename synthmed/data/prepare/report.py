@@ -13,6 +13,7 @@ from synthmed.data.shards.write import read_stats
 from synthmed.files.atomic import write_json
 from synthmed.files.content import read_json
 from synthmed.files.outputs import STATE_FOLDER
+from synthmed.files.storage import file_size, naming_read_errors
 
 REPORT_FILE = f"{STATE_FOLDER}/report.json"
 
@@ -42,6 +43,8 @@ class PrepareReport:
     """Empty where nothing is published."""
     verdict: str
     """The comparison in words; empty where nothing is published."""
+    grey: bool | None = None
+    """Whether all images are without colours, so that one channel holds them; None where nobody has looked."""
 
 
 def make_report(
@@ -69,7 +72,15 @@ def make_report(
         left_out=count_reasons(problems),
         published=published,
         verdict=_compare(published),
+        grey=_are_grey(release, items),
     )
+
+
+def _are_grey(release: Release, items: Sequence[RawItem]) -> bool | None:
+    if release.info.intensity == "grey-stretch":
+        return True
+    found = {item.grey for item in items}
+    return False if False in found else None if None in found else True
 
 
 def count_reasons(problems: Sequence[Problem]) -> dict[str, int]:
@@ -108,4 +119,20 @@ def finished_report(output: Path) -> PrepareReport | None:
         left_out=found["left_out"],
         published=tuple(CountCheck(**check) for check in found["published"]),
         verdict=found["verdict"],
+        grey=found.get("grey"),
     )
+
+
+def read_grey(folder: Path) -> bool | None:
+    """Return whether all images in a folder of shards are grey, as `synthmed prepare` found; None where it did not say.
+
+    Raises:
+        DataError: The report in the folder cannot be read.
+    """
+    path = folder / REPORT_FILE
+    with naming_read_errors(path):
+        if file_size(path) is None:
+            return None
+    found = read_json(path)
+    grey = found.get("grey") if isinstance(found, dict) else None
+    return grey if isinstance(grey, bool) else None

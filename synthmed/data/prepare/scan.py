@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from synthmed.data.images import Decoded, ImageArray, decode
+from synthmed.data.images import Decoded, ImageArray, decode, detect_format, is_grey
 from synthmed.data.prepare.depth import DepthNote
 from synthmed.data.prepare.raw import Problem, RawItem
 from synthmed.data.shards.samples import MAX_IMAGE_BYTES
@@ -33,11 +33,14 @@ from synthmed.runtime.signals import StopSignal
 SCAN_FOLDER = f"{STATE_FOLDER}/scan"
 ITEMS_A_CHUNK = 500
 MIN_SIDE = 16
+JPEG_TINT = 7
+"""Grey levels between the channels of a grey image that was stored as a colour JPEG: each of its chroma planes may be
+off by 2 levels, which moves blue by 4 one way and green by 3 the other."""
 
 Row = dict[str, Any]
-"""`pixels`, the hash of an image that can be used, or `reason` and `detail` of one that cannot; beside it `source`, the
-image's name, `peak` of `Decoded` where it has one, and of a file its `stat`, the fingerprint, and `sha256`, the hash of
-its bytes if they could be read."""
+"""`pixels`, the hash of an image that can be used, and whether it is `grey`, or `reason` and `detail` of one that
+cannot; beside it `source`, the image's name, `peak` of `Decoded` where it has one, and of a file its `stat`, the
+fingerprint, and `sha256`, the hash of its bytes if they could be read."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -130,7 +133,7 @@ def refuse_other(item: RawItem, data: bytes) -> bytes:
 
 def checked_item(item: RawItem, row: Row) -> RawItem:
     """Return an item that from now on stands for the bytes that were checked alone."""
-    return replace(item, sha256=bytes.fromhex(row["sha256"]))
+    return replace(item, sha256=bytes.fromhex(row["sha256"]), grey=row.get("grey"))
 
 
 def scan_items(
@@ -257,7 +260,8 @@ def _check_item(item: RawItem, min_side: int, bits: int | None) -> Row:
     if min(height, width) < min_side:
         detail = f"{width} x {height} pixels, at least {min_side} are needed"
         return {**found, "reason": "wrong size", "detail": detail}
-    return {**found, **describe_pixels(image)}
+    grey = is_grey(image.pixels, JPEG_TINT if detect_format(data) == "jpg" else 0)
+    return {**found, **describe_pixels(image), "grey": grey}
 
 
 def describe_pixels(image: Decoded) -> Row:

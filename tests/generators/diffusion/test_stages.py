@@ -230,6 +230,21 @@ def test_run_at_a_constant_rate_is_trained_longer(shards, trained, tmp_path):
         train_autoencoder(request(shards, tmp_path / "run", "autoencoder.steps=6", "autoencoder.lr=1e-4"))
 
 
+@pytest.mark.parametrize("steps", [2, 4])
+def test_run_of_an_earlier_version_that_knew_no_keep_goes_on(shards, trained, tmp_path, steps):
+    train_autoencoder(request(shards, tmp_path, "autoencoder.steps=2", "autoencoder.keep=last"))
+    path = tmp_path / "autoencoder" / "config.json"
+    config = json.loads(path.read_text())
+    del config["autoencoder"]["keep"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(ResumeError, match=r"autoencoder\.lr: 0.003 there, 0.001 asked for"):
+        train_autoencoder(request(shards, tmp_path, "autoencoder.lr=1e-3"))
+    assert train_autoencoder(request(shards, tmp_path, f"autoencoder.steps={steps}"))["step"] == steps
+    assert json.loads(path.read_text())["autoencoder"]["keep"] == "best"
+    with pytest.raises(ResumeError, match=r"autoencoder\.keep: .best. there, .last. asked for"):
+        train_autoencoder(request(shards, tmp_path, f"autoencoder.steps={steps}", "autoencoder.keep=last"))
+
+
 def swap(shard):
     """Change the pixels of a shard, but neither its size, nor its time, nor what its stats file states."""
     before, data = shard.stat(), shard.read_bytes()

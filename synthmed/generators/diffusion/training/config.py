@@ -8,7 +8,7 @@ from typing import Literal
 
 from synthmed.config.fields import described
 from synthmed.errors import RecipeError
-from synthmed.training.config import StageConfig
+from synthmed.training.config import KEEP, StageConfig
 
 MAX_LOG_SNR = 20.0
 MIN_LOG_SNR_DEVIATION = 0.1
@@ -18,6 +18,7 @@ MIN_LOG_SNR_DEVIATION = 0.1
 class AutoencoderConfig(StageConfig):
     """Training of the autoencoder."""
 
+    keep: Literal["best", "last"] = described("best", KEEP)
     pixel_loss: Literal["mse", "l1"] = described("mse", "distance of pixels")
     ssim_weight: float = described(1.0, "weight of 1 - SSIM beside the pixel distance")
     lpips_weight: float = described(0.0, "weight of LPIPS beside it; above 0 the command needs --vgg-weights")
@@ -36,6 +37,8 @@ class AdversarialConfig(AutoencoderConfig):
     """Training of the autoencoder against discriminators, after its own: the same loss and their judgement."""
 
     lr: float = described(1e-6, "peak learning rate of the autoencoder")
+    # What it is trained for, the discriminators' judgement, is no part of the validation loss.
+    keep: Literal["best", "last"] = described("last", KEEP)
     pixel_loss: Literal["mse", "l1"] = described("l1", "distance of pixels")
     discriminator_lr: float = described(1e-6, "peak learning rate of the discriminators")
     adversarial_weight: float = described(1.0, "weight of the judgement, on top of the adaptive one")
@@ -54,6 +57,7 @@ class AdversarialConfig(AutoencoderConfig):
 class DenoisingConfig(StageConfig):
     """What every training that removes noise can be told."""
 
+    keep: Literal["best", "last"] = described("best", KEEP)
     loss: Literal["l1", "mse"] = described("l1", "distance of what is predicted from what is true")
     timesteps: Literal["uniform", "normal"] = described(
         "uniform", "how timesteps are drawn: evenly, or so that the log of signal to noise is normal"
