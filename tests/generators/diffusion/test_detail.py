@@ -105,12 +105,13 @@ def test_structure_is_the_same_with_and_without_detail(change_header, tiny_heade
 def test_a_stage_that_knows_the_class_is_told_it(change_header, tiny_header):
     unet = dataclasses.replace(UNET, conditional=True)
     pipeline = build_pipeline(change_header(tiny_header, detail=DetailBuild(unet), kind="autoencoder"))
+    assert pipeline.detail is not None
     with torch.no_grad():  # the last layers of blocks start at zero: let the embedding through
         for parameter in pipeline.detail.parameters():
             parameter.copy_(noise(*parameter.shape, seed=7) * 0.3)
     structure = noise(1, 3, 16, 16)
-    images = [pipeline.refine(structure, [1], 2, [label]) for label in (0, 1)]
-    assert not torch.allclose(*images, atol=1e-3)
+    healthy, ill = (pipeline.refine(structure, [1], 2, [label]) for label in (0, 1))
+    assert not torch.allclose(healthy, ill, atol=1e-3)
 
 
 def test_models_without_a_detail_stage_refuse_its_steps(tiny_header, change_header):

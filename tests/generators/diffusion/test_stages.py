@@ -171,6 +171,7 @@ def test_detail_stage_is_part_of_the_first_stage_and_of_the_whole_model(shards, 
     train = open_images(open_folder(shards, "train"), size=32)
     images = to_float(train.load(range(len(train))))
     structure = pipeline.decode(pipeline.moments(images)[0])
+    assert pipeline.detail is not None
     for bands in (pipeline.detail.residual(images, structure), pipeline.detail.guide(structure)):
         assert bands.square().mean(dim=(0, 2, 3)).tolist() == pytest.approx([1] * 12, rel=1e-3)
 
