@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from synthmed.config.tables import to_dict
 from synthmed.data.shards.inputs import open_run
 from synthmed.data.shards.read import ShardFolder, open_folder
 from synthmed.errors import DataError
@@ -122,14 +123,15 @@ def _claim(folder: Path, stage: Stage, context: StageContext, settings: Mapping[
 def _goes_on(path: Path, config: Mapping[str, Any], stage: Stage) -> bool:
     """Say whether a run differs from the one in its folder in nothing that its steps so far depend on.
 
-    That is by more steps at a constant learning rate, or by `keep`, which earlier versions did not know.
+    That is by more steps at a constant learning rate, or by what earlier versions did not know: which weights are kept,
+    and settings that are as they were before there was a choice.
     """
     wanted = config[stage.name]
     found = read_json(path) if path.is_file() else None
     table = found.get(stage.name) if isinstance(found, dict) else None
     if not isinstance(table, dict):
         return False
-    table = {"keep": wanted["keep"], **table}
+    table = {**to_dict(stage.config()), "keep": wanted["keep"], **table}
     steps = table.get("steps")
     if wanted["lr_schedule"] == "constant" and isinstance(steps, int) and steps < wanted["steps"]:
         table["steps"] = wanted["steps"]

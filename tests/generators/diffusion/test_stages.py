@@ -246,6 +246,21 @@ def test_run_of_an_earlier_version_that_knew_no_keep_goes_on(shards, trained, tm
         train_autoencoder(request(shards, tmp_path, f"autoencoder.steps={steps}", "autoencoder.keep=last"))
 
 
+def test_denoiser_of_an_earlier_version_that_knew_no_choice_of_timesteps_goes_on(shards, trained, tmp_path):
+    start, diffusion = trained / "autoencoder" / "model.safetensors", DIFFUSION.stage("diffusion")
+    run_stage(request(shards, tmp_path, "diffusion.steps=1", "sampler.detail_steps=0"), diffusion, start)
+    path = tmp_path / "diffusion" / "config.json"
+    config = json.loads(path.read_text())
+    assert "detail_steps" not in config["sampler"]
+    for name in ("keep", "timesteps", "log_snr_mean", "log_snr_deviation"):
+        del config["diffusion"][name]
+    path.write_text(json.dumps(config))
+    longer = ("diffusion.steps=2", "sampler.detail_steps=0")
+    with pytest.raises(ResumeError, match=r"diffusion\.timesteps"):
+        run_stage(request(shards, tmp_path, *longer, "diffusion.timesteps=normal"), diffusion, start)
+    assert run_stage(request(shards, tmp_path, *longer), diffusion, start)["step"] == 2
+
+
 def swap(shard):
     """Change the pixels of a shard, but neither its size, nor its time, nor what its stats file states."""
     before, data = shard.stat(), shard.read_bytes()

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from synthmed.config.tables import to_dict
+from synthmed.config.tables import to_marks
 from synthmed.data.sets.image_set import ImageSet, open_images
 from synthmed.data.shards.read import ShardFolder
 from synthmed.errors import CheckpointError, RecipeError
@@ -106,7 +106,7 @@ def prepare_denoiser(context: StageContext) -> Prepared:
 
 
 def _tables(recipe: DiffusionRecipe, *names: str) -> dict[str, Any]:
-    return {name: to_dict(getattr(recipe, name)) for name in names}
+    return {name: to_marks(getattr(recipe, name)) for name in names}
 
 
 def _header(context: StageContext, build: DiffusionBuild) -> DiffusionHeader:
