@@ -21,6 +21,7 @@ from synthmed.data.shards.write import Sample, write_shard
 from synthmed.errors import DataError, RecipeError
 from synthmed.files.atomic import write_json
 from synthmed.generators.choice import choose_recipe, fit_channels
+from synthmed.generators.diffusion.config import ScheduleConfig
 from synthmed.generators.diffusion.recipe import DiffusionRecipe
 from synthmed.generators.families import FAMILIES, load_recipe
 
@@ -102,6 +103,34 @@ def test_published_losses_are_in_the_large_recipes_and_their_preset(name):
         # What is published are the last weights.
         assert {recipe.autoencoder.keep, recipe.diffusion.keep} == {"last" if changes else "best"}
         assert recipe.adversarial.keep == "last"
+
+
+PRESETS = [(name, "medfusion-2023") for name in ("airogs", "crcdx", "chexpert")]
+PRESETS += [(name, "plain") for name in ("airogs-64-cpu", "chexpert-64-cpu", "small-64")]
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
+def test_presets_have_nothing_that_came_after_the_published_code(name, preset):
+    recipe = load(name, [f"preset={preset}"])
+    assert recipe.stages == ("autoencoder", "diffusion")
+    assert (recipe.unet, recipe.schedule) == (
+        dataclasses.replace(recipe.unet, objective="eps", conditional=True, clip_x_0=False),
+        ScheduleConfig("scaled_linear", 1000, 0.002, 0.02),
+    )
+    assert recipe.diffusion.timesteps == "uniform"
+    assert {recipe.autoencoder.keep, recipe.diffusion.keep} == {"last"}
+    assert recipe.sampler.detail_steps == 0
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "tiny"])
+def test_recipes_train_a_detail_stage_and_sample_with_it(name):
+    recipe = load(name)
+    assert recipe.stages == ("autoencoder", "detail", "diffusion")
+    assert (recipe.unet.objective, recipe.detail_unet.objective) == ("v", "v")
+    assert recipe.diffusion.timesteps == recipe.detail.timesteps == "normal"
+    assert recipe.sampler.detail_steps == 12
+    # Whatever the denoiser mirrors, the detail stage may mirror too.
+    assert recipe.detail.flips in (recipe.autoencoder.flips, recipe.diffusion.flips)
 
 
 @pytest.mark.parametrize("name", ["airogs-64-cpu", "chexpert-64-cpu", "phantom-fundus", "small-64", "tiny"])
