@@ -739,7 +739,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SHORT = [
     word
-    for stage in ("autoencoder", "diffusion")
+    for stage in ("autoencoder", "detail", "diffusion")
     for change in ("steps=2", "batch_size=2", "preview_every=0")
     for word in ("--set", f"{stage}.{change}")
 ]
@@ -768,7 +768,7 @@ def test_train_without_a_recipe_says_which_it_took_and_why(run: Run, shards: Pat
     words = ["train", "--data", shards, "-o", tmp_path / "run", "--device", "cpu", *SHORT, "--json"]
     result = run(*words)
     assert result.code == 0, result
-    assert [stage["stage"] for stage in json.loads(result.stdout)] == ["autoencoder", "diffusion"]
+    assert [stage["stage"] for stage in json.loads(result.stdout)] == ["autoencoder", "detail", "diffusion"]
     (line,) = (line for line in result.stderr.splitlines() if line.startswith("recipe: "))
     assert line.startswith("recipe: phantom-fundus (made for phantom-fundus; runs on a CPU; 64 px, the shards have 32")
     shown = json.loads(run("checkpoints", "info", tmp_path / "run", "--json").stdout)

@@ -479,7 +479,7 @@ def test_header_that_is_not_valid_is_named(
         ({"family": 5}, "names no family"),
         ({"family": ["diffusion"]}, "names no family"),
         ({"build": {"unet": None}}, "a model of kind generator has unet None"),
-        ({"build": {"generator": {}}}, "build: generator (valid: vae, unet, schedule, latent_scale)"),
+        ({"build": {"generator": {}}}, "build: generator (valid: vae, unet, schedule, detail, latent_scale)"),
         ({"build": []}, "build is []"),
         ({"sampling": None}, "a model of kind generator has sampling settings None"),
         ({"sampling": {"truncation": 0.7}}, "sampling: truncation"),
