@@ -106,7 +106,7 @@ def test_published_losses_are_in_the_large_recipes_and_their_preset(name):
 
 
 PRESETS = [(name, "medfusion-2023") for name in ("airogs", "crcdx", "chexpert")]
-PRESETS += [(name, "plain") for name in ("airogs-64-cpu", "chexpert-64-cpu", "small-64")]
+PRESETS += [(name, "plain") for name in ("airogs-64-cpu", "chexpert-64-cpu", "small-64", "phantom-fundus")]
 
 
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
