@@ -24,8 +24,8 @@ def train_diffusion(
         typer.Option(
             "--autoencoder",
             help="Model file or run folder of the autoencoder, or diffusers' folder of Stable Diffusion's "
-            "(AutoencoderKL). Default: the run folder's own, of its adversarial stage if there is one, else the latest "
-            "one trained on this data set.",
+            "(AutoencoderKL). Default: the run folder's own, with its detail stage, or of its adversarial stage, if "
+            "there is one, else the latest one trained on this data set.",
         ),
     ] = None,
     as_json: JsonOption = False,
