@@ -90,6 +90,10 @@ class Pipeline:
         """Return float images, nominally in [-1, 1], before rounding to 8 bits and without the detail stage."""
         return self.autoencoder.decode(latents.to(self.device))
 
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Return decoded posterior means of float images, [N, C, H, W] in [-1, 1] but for overshoot, without detail."""
+        return self.decode(self.moments(images)[0])
+
     @torch.no_grad()
     def refine(
         self, structure: Tensor, seeds: Sequence[int], steps: int, labels: Tensor | Sequence[int] | None = None
@@ -111,8 +115,8 @@ class Pipeline:
         if detail is None or build is None:
             raise UsageError("the model has no detail stage", "sample without it: detail_steps=0")
         known = None if labels is None or not build.unet.conditional else self._check_labels(labels)
-        schedule, guide = build_schedule(build.schedule), detail.guide(structure.to(self.device))
-        objective = build.unet.objective
+        schedule, objective = build_schedule(build.schedule), build.unet.objective
+        guide = detail.guide(structure.to(self.device))
 
         def denoise(x_t: Tensor, t: int) -> Estimate:
             times = torch.full((len(x_t),), t, dtype=torch.int64, device=x_t.device)

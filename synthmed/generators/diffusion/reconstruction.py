@@ -194,8 +194,8 @@ class Reconstructor:
         Returns:
             Float images, likewise but for overshoot.
         """
-        structure = self.model.decode(self.model.moments(images)[0])
-        return self.model.refine(structure, range(first, first + len(images)), self.detail_steps, labels.tolist())
+        seeds = range(first, first + len(images))
+        return self.model.refine(self.model.reconstruct(images), seeds, self.detail_steps, labels.tolist())
 
 
 def _reconstructors(models: Mapping[str, Pipeline]) -> dict[str, Reconstructor]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -53,8 +54,9 @@ class NoiseSchedule:
         return self.add_noise(eps, -x_0, t)
 
 
+@cache
 def build_schedule(config: ScheduleConfig) -> NoiseSchedule:
-    """Return the constants of a schedule.
+    """Return the constants of a schedule, computed once: the detail stage asks for them with every batch.
 
     Raises:
         RecipeError: It leaves so little of an image that its constants are beyond float32.

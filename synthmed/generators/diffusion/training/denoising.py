@@ -53,7 +53,9 @@ class Denoising:
         """
         self._move(x_0.device)
         predicted = predict(self.schedule.add_noise(x_0, eps, t), t).float()
-        target = {"eps": eps, "x_0": x_0, "v": self.schedule.velocity(x_0, eps, t)}[self.objective]
+        target = (
+            self.schedule.velocity(x_0, eps, t) if self.objective == "v" else {"eps": eps, "x_0": x_0}[self.objective]
+        )
         return (functional.l1_loss if self.config.loss == "l1" else functional.mse_loss)(predicted, target)
 
     def _move(self, device: torch.device) -> None:

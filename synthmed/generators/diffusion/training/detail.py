@@ -66,7 +66,7 @@ class PairSet(Dataset[tuple[Tensor, int]]):
 def pair(first_stage: Pipeline, images: Tensor) -> Tensor:
     """Return float images and their reconstructions, [N, 2 C, H, W], of uint8 images [N, C, H, W]."""
     floats = to_float(images.to(first_stage.device))
-    return torch.cat([floats, first_stage.decode(first_stage.moments(floats)[0])], dim=1)
+    return torch.cat([floats, first_stage.reconstruct(floats)], dim=1)
 
 
 class DetailStep(TrainingStep):
@@ -158,20 +158,21 @@ class DetailTask:
 
     def preview(self, network: nn.Module) -> NDArray[np.uint8]:
         """Return held-out images, below them their reconstructions, and below these the same with detail."""
-        assert isinstance(network, DetailNetwork)
         images = self.validation.load(range(min(PREVIEW_IMAGES, len(self.validation))))
         structure = pair(self.first_stage, images).chunk(2, dim=1)[1]
         seeds = [derive_seed(self.seed, "preview", index) for index in range(len(images))]
-        pipeline = Pipeline(self.header, self.first_stage.autoencoder, detail=network)
-        detailed = pipeline.refine(structure, seeds, PREVIEW_STEPS, self.validation.labels[: len(images)].tolist())
+        labels = self.validation.labels[: len(images)].tolist()
+        detailed = self._pipeline(network).refine(structure, seeds, PREVIEW_STEPS, labels)
         rows = [images, to_uint8(structure).cpu(), to_uint8(detailed).cpu()]
         return contact_sheet(to_rgb_arrays(torch.cat(rows)), len(images))
 
     def save_model(self, path: Path, network: nn.Module, facts: Mapping[str, Any]) -> None:
         """Write the model file: autoencoder and detail stage."""
+        save_model(path, with_training(self.header, **facts), self._pipeline(network).tensors())
+
+    def _pipeline(self, network: nn.Module) -> Pipeline:
         assert isinstance(network, DetailNetwork)
-        pipeline = Pipeline(self.header, self.first_stage.autoencoder, detail=network)
-        save_model(path, with_training(self.header, **facts), pipeline.tensors())
+        return Pipeline(self.header, self.first_stage.autoencoder, detail=network)
 
 
 def _fits(images: ImageSet) -> bool:
